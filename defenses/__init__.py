@@ -1,0 +1,1 @@
+"""What protects a prompt: the DEL pipeline, published baselines, and the contracts that every defence keeps."""

@@ -1,0 +1,183 @@
+"""The contracts of a defence: claim, view, public assets, and the protect / restore pair.
+
+Symbols: B prompts, T tokens each, vocabulary V, embedding width b, latent width d, bits per coordinate n.
+Everything at these borders is numpy: a client runs without torch, and an attack needs no model.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from defenses.errors import UserError
+from defenses.privacy.profile import PrivacyProfile
+
+Float32 = NDArray[np.float32]
+Tokens = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a defence promises, with everything that is needed to test it.
+
+    Attributes:
+        kind: The privacy notion, for example "mu-GDP" or "none".
+        parameters: The notion's numbers, for example {"mu": 20.0}.
+        unit: What one unit of the guarantee covers, for example "one token".
+        relation: The neighbouring relation, for example "replace a token by any other".
+        source: Paper and theorem, or "exact accounting".
+    """
+
+    kind: str
+    parameters: Mapping[str, float]
+    unit: str
+    relation: str
+    source: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parameters", MappingProxyType(dict(self.parameters)))
+
+    def __str__(self) -> str:
+        numbers = ", ".join(f"{key}={value:g}" for key, value in self.parameters.items())
+        return f"{self.kind}{f' ({numbers})' if numbers else ''} per {self.unit}, {self.relation}, {self.source}"
+
+
+@dataclass(frozen=True)
+class View:
+    """Exactly what crosses the wire for B prompts of T tokens, and nothing else.
+
+    Attributes:
+        payload: The B request bodies, one after another, headers included.
+        shape: (B, T), which every body's length reveals anyway.
+    """
+
+    payload: bytes
+    shape: tuple[int, int]
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Body bytes per token, headers included."""
+        return len(self.payload) / max(1, self.shape[0] * self.shape[1])
+
+    def bodies(self) -> list[bytes]:
+        """The payload cut into its B equal request bodies."""
+        size, rest = divmod(len(self.payload), max(1, self.shape[0]))
+        if rest:
+            raise ValueError(f"a view of {self.shape[0]} prompts cannot have {len(self.payload)} bytes")
+        return [self.payload[i * size : (i + 1) * size] for i in range(self.shape[0])]
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """A linear encoder and decoder between embeddings (b) and latents (d), both without bias.
+
+    Attributes:
+        encoder: W_enc, shape (d, b).
+        decoder: W_dec, shape (b, d).
+        clip: c > 0; every latent coordinate is clipped to [-c, c] after the projection.
+        name: How cards and records call it.
+        objective: "plain" (trained without noise, as in the paper) or "noise-aware" (ours), or "pca".
+    """
+
+    encoder: Float32
+    decoder: Float32
+    clip: float
+    name: str = "unnamed"
+    objective: str = "plain"
+
+    def __post_init__(self) -> None:
+        d, b = self.encoder.shape
+        if self.decoder.shape != (b, d):
+            raise ValueError(f"decoder has shape {self.decoder.shape}, the encoder asks for {(b, d)}")
+        if not self.clip > 0:
+            raise ValueError(f"clip must be positive, not {self.clip}")
+
+    @property
+    def d(self) -> int:
+        """Latent width."""
+        return int(self.encoder.shape[0])
+
+    def latents(self, embedding: Float32) -> Float32:
+        """Clipped latents of embeddings: (..., b) -> (..., d), each coordinate in [-c, c]."""
+        return np.asarray(np.clip(embedding @ self.encoder.T, -self.clip, self.clip), dtype=np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Assets:
+    """What client, server and adversary all know: the public model's table and the public projection.
+
+    Attributes:
+        embedding: E, shape (V, b), float32.
+        projection: The trained projection, for the defences that have one.
+        model: The LLM's name, for records.
+    """
+
+    embedding: Float32
+    projection: Projection | None = None
+    model: str = "unnamed"
+
+    def needed_projection(self) -> Projection:
+        """The projection, for a defence that cannot do without one.
+
+        Raises:
+            UserError: there is none.
+        """
+        if self.projection is None:
+            raise UserError("this defence needs a projection: name one with --projection")
+        return self.projection
+
+    @property
+    def vocabulary(self) -> int:
+        """V, the number of tokens."""
+        return int(self.embedding.shape[0])
+
+
+class LikelihoodUnavailable(Exception):  # noqa: N818 - a capability that is absent, not a fault
+    """The defence has no tractable likelihood; likelihood attacks say so instead of guessing."""
+
+
+ConfigT = TypeVar("ConfigT")
+
+
+class Defense(ABC, Generic[ConfigT]):
+    """A defence: tokens (B, T) -> protect -> View -> restore -> embeddings (B, T, b) for the server's LLM.
+
+    A plug-in is one file that ends with DEFENSE = TheClass. `Config` is a frozen dataclass validated in its
+    `__post_init__`; its defaults make the plug-in runnable as it is.
+    """
+
+    name: ClassVar[str]
+    Config: ClassVar[type]
+
+    def __init__(self, config: ConfigT, assets: Assets) -> None:
+        self.config = config
+        self.assets = assets
+
+    @property
+    @abstractmethod
+    def claim(self) -> Claim:
+        """What this defence, so configured, promises."""
+
+    @abstractmethod
+    def profile(self) -> PrivacyProfile | None:
+        """The exact (or bounding) privacy profile of one token; None where nothing is promised."""
+
+    @abstractmethod
+    def protect(self, tokens: Tokens, rng: np.random.Generator) -> View:
+        """What the client sends for tokens (B, T). Only `rng` may add randomness."""
+
+    @abstractmethod
+    def restore(self, view: View) -> Float32:
+        """The server's input embeddings, shape (B, T, b), from the view alone."""
+
+    def log_likelihood(self, view: View) -> Float32:  # noqa: ARG002 - for those that have one
+        """Compute log P(view at position | token), shape (B, T, V), up to a constant per position.
+
+        Raises:
+            LikelihoodUnavailable: where the mechanism has no tractable likelihood.
+        """
+        raise LikelihoodUnavailable(f"{self.name} has no tractable likelihood")

@@ -1,0 +1,1 @@
+"""Exact privacy profiles of single mechanisms (numpy and scipy alone)."""
