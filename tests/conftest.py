@@ -1,0 +1,61 @@
+"""Fixtures that every package's tests share: a tiny random LLM with a real tokenizer, made without disk or network."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before any Hugging Face library is imported
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from defenses.base import Assets
+from defenses.models.llm import LLM, freeze
+from defenses.pipeline.projection import weighted_pca
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte, 256 in all: every text has tokens, and every token list is text."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
+def tiny_model(kind: str = "llama") -> torch.nn.Module:
+    """A random causal LM: V = 256, b = 32, 5 blocks."""
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        if kind == "gpt2":
+            return GPT2LMHeadModel(GPT2Config(vocab_size=256, n_embd=32, n_layer=5, n_head=4, n_positions=256))
+        sizes = {"vocab_size": 256, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 5}
+        heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512}
+        return LlamaForCausalLM(LlamaConfig(**sizes, **heads, tie_word_embeddings=True, eos_token_id=None))
+
+
+@pytest.fixture(scope="session", params=["llama", "gpt2"])
+def any_llm(request: pytest.FixtureRequest) -> LLM:
+    """Tiny LLMs of two architectures."""
+    return freeze(tiny_model(request.param), byte_tokenizer(), f"tiny-{request.param}")
+
+
+@pytest.fixture(scope="session")
+def llm() -> LLM:
+    """A tiny Llama."""
+    return freeze(tiny_model(), byte_tokenizer(), "tiny")
+
+
+@pytest.fixture(scope="session")
+def assets(llm: LLM) -> Assets:
+    """The tiny Llama's table with a PCA projection to d = 16."""
+    projection = weighted_pca(llm.embedding, np.ones(256, dtype=np.int64), 16)
+    return Assets(llm.embedding, projection, llm.name)
+
+
+@pytest.fixture(scope="session")
+def token_windows() -> np.ndarray:
+    """Windows of public 'text', (64, 24), with a skewed token distribution."""
+    rng = np.random.default_rng(3)
+    return np.minimum(rng.geometric(0.03, (64, 24)), 255).astype(np.int64)
