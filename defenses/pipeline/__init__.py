@@ -1,0 +1,1 @@
+"""The DEL pipeline: projection, stochastic n-bit quantization, wire, client, server, soft prompt, training."""
