@@ -1,0 +1,104 @@
+"""Trained projections and soft prompts: those shipped in the package and those a person trained.
+
+Layout of a store, one folder per LLM:
+    STORE/<model>/projection-d128-noise-aware.safetensors      and .json, its card
+    STORE/<model>/prompt-d128-noise-aware-n4-mu60/             a PEFT adapter folder with card.json
+A card names the embedding table it belongs to; an artifact is refused on another model.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from defenses.base import Projection
+from defenses.errors import UserError
+from defenses.pipeline.projection import load_projection
+
+SHIPPED = Path(__file__).resolve().parent.parent / "artifacts"
+DEFAULT_PROJECTION = "d128-noise-aware"
+
+
+@dataclass(frozen=True)
+class PromptArtifact:
+    """A trained soft prompt on disk.
+
+    Attributes:
+        folder: The PEFT adapter folder.
+        projection: The projection it was trained behind.
+        n: Bits per coordinate it was trained at; 0 for the clean-input control.
+        mu: Nominal mu it was trained at; infinity for the clean-input control.
+        vectors: Number of prompt vectors m.
+        card: The whole card.
+    """
+
+    folder: Path
+    projection: str
+    n: int
+    mu: float
+    vectors: int
+    card: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """How records call it."""
+        return self.folder.name
+
+
+def store_for(model: str, root: Path | None = None) -> Path:
+    """The folder of one model's artifacts."""
+    return (root or SHIPPED) / Path(model).name
+
+
+def find_projection(model: str, fingerprint: str, name: str, root: Path | None = None) -> Projection:
+    """Load a projection by name ("d128-noise-aware"), or by path to its safetensors file.
+
+    Raises:
+        UserError: there is none of that name, or it belongs to another model's embedding table.
+    """
+    path = Path(name) if name.endswith(".safetensors") else store_for(model, root) / f"projection-{name}.safetensors"
+    if not path.exists():
+        known = [p.stem.removeprefix("projection-") for p in sorted(path.parent.glob("projection-*.safetensors"))]
+        offer = f"there are {', '.join(known)}" if known else "train one with `delaudit train projection`"
+        raise UserError(f"--projection {name}: no such projection for {model}; {offer}")
+    _check_model(_read_card(path.with_suffix(".json")), fingerprint, name)
+    return load_projection(path)
+
+
+def find_prompts(model: str, fingerprint: str, projection: str, root: Path | None = None) -> list[PromptArtifact]:
+    """Every soft prompt trained behind a projection, by (n, mu)."""
+    found = []
+    for path in sorted(store_for(model, root).glob("prompt-*/card.json")):
+        card = _read_card(path)
+        if card["projection"] == projection:
+            _check_model(card, fingerprint, path.parent.name)
+            mu = math.inf if card["mu"] is None else float(card["mu"])
+            found.append(PromptArtifact(path.parent, projection, int(card["n"]), mu, int(card["vectors"]), card))
+    return sorted(found, key=lambda prompt: (prompt.n, prompt.mu))
+
+
+def nearest_prompt(prompts: list[PromptArtifact], n: int, mu: float) -> PromptArtifact | None:
+    """The prompt trained closest to (n, mu): noise is what matters, so mu by its logarithm, then n."""
+    noisy = [prompt for prompt in prompts if prompt.n > 0]
+    if not noisy or not 0 < mu < math.inf:
+        return None
+    return min(noisy, key=lambda prompt: (abs(math.log(prompt.mu / mu)), abs(prompt.n - n)))
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: the artifact's card cannot be read ({error})") from error
+    if not isinstance(card, dict):
+        raise UserError(f"{path}: a card is one JSON object")
+    return card
+
+
+def _check_model(card: dict[str, Any], fingerprint: str, name: str) -> None:
+    if card.get("embedding") != fingerprint:
+        raise UserError(
+            f"{name} belongs to the embedding table {card.get('embedding')}, this model's is {fingerprint}: "
+            "train one for this model with `delaudit train projection`",
+        )

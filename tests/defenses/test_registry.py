@@ -1,0 +1,46 @@
+"""Plug-ins: a dropped file is found, a broken one is named, a name is taken once."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from defenses.errors import UserError
+from defenses.registry import discover, pick
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty plug-in package on the path."""
+    folder = tmp_path / "plugged"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in [module for module in sys.modules if module.split(".")[0] == "plugged"]:
+        monkeypatch.delitem(sys.modules, name)
+    return folder
+
+
+def test_a_dropped_file_is_found(package: Path) -> None:
+    """One file that ends with PLUGIN = TheClass is all it takes."""
+    (package / "mine.py").write_text("class Mine:\n    name = 'mine'\n\nPLUGIN = Mine\n")
+    found = discover("plugged", "PLUGIN", "delaudit.nothing")
+    assert list(found) == ["mine"]
+    assert pick(found, "mine", "plug-in").name == "mine"
+    with pytest.raises(UserError, match="installed: mine"):
+        pick(found, "yours", "plug-in")
+
+
+def test_a_file_without_its_class_is_named(package: Path) -> None:
+    """The file and what it lacks."""
+    (package / "empty.py").write_text("")
+    with pytest.raises(UserError, match=r"plugged\.empty .* must end with PLUGIN"):
+        discover("plugged", "PLUGIN", "delaudit.nothing")
+
+
+def test_a_name_is_taken_once(package: Path) -> None:
+    """Two plug-ins of one name are refused, not silently dropped."""
+    for file in ("one", "two"):
+        (package / f"{file}.py").write_text("class Mine:\n    name = 'mine'\n\nPLUGIN = Mine\n")
+    with pytest.raises(UserError, match="two plug-ins"):
+        discover("plugged", "PLUGIN", "delaudit.nothing")
