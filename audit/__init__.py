@@ -1,0 +1,1 @@
+"""What a guarantee is worth: accounting, measures, experiments, records, MLflow and the command line."""

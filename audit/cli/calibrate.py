@@ -1,0 +1,99 @@
+"""`delaudit calibrate`: the noise for a target: an attack's success (the paper's way) or an exact epsilon."""
+
+import json
+from typing import Any
+
+import click
+
+
+@click.command()
+@click.option("--target-asr", type=float, default=None, help="Top-1 success of the attack, for example 0.02.")
+@click.option("--attack", default="cosine", show_default=True, help="The attack to calibrate with.")
+@click.option("--epsilon", type=float, default=None, help="Exact epsilon of the whole prompt instead.")
+@click.option("--delta", type=float, default=1e-5, show_default=True)
+@click.option("--tokens", type=int, default=1, show_default=True, help="Tokens of the prompt (with --epsilon).")
+@click.option("--n", type=int, default=4, show_default=True, help="Bits per coordinate.")
+@click.option("--d", type=int, default=None, help="Latent width (with --epsilon).")
+@click.option("--model", default="smollm2-135m", show_default=True, help="Default model, folder or hub id.")
+@click.option("--projection", default="d128-noise-aware", show_default=True)
+@click.option("--data", default="embedded", show_default=True, help='"embedded" or SOURCE@SPLIT.')
+@click.option("--auxiliary", multiple=True, help="Public text for the prior, SOURCE@SPLIT; repeatable.")
+@click.option("--attack-tokens", type=int, default=2000, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def calibrate(**options: Any) -> None:
+    """Find the noise at which an attack succeeds this often, or that keeps an exact epsilon."""
+    if (options["target_asr"] is None) == (options["epsilon"] is None):
+        raise click.UsageError("give one of --target-asr and --epsilon")
+    found = _by_epsilon(options) if options["epsilon"] is not None else _by_asr(options)
+    if options["as_json"]:
+        click.echo(json.dumps(found, allow_nan=False))
+        return
+    for line in _lines(found):
+        click.echo(line)
+
+
+def _by_epsilon(options: dict[str, Any]) -> dict[str, Any]:
+    from audit.accounting import account
+    from defenses.errors import UserError
+    from defenses.privacy.binomial import a_over_c_for_epsilon
+
+    if options["d"] is None:
+        raise click.UsageError("--epsilon needs --d, the latent width")
+    try:
+        ratio = a_over_c_for_epsilon(
+            options["epsilon"], options["delta"], options["n"], options["d"], options["tokens"]
+        )
+        report = account(options["n"], options["d"], options["tokens"], options["delta"], a_over_c=ratio)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return {"target_epsilon": options["epsilon"], **report.to_json_dict()}
+
+
+def _by_asr(options: dict[str, Any]) -> dict[str, Any]:
+    from audit.calibration import calibrate_asr
+    from audit.config import parse_experiment
+    from audit.workbench import Workbench
+
+    raw = {
+        "name": "calibrate",
+        "seed": options["seed"],
+        "model": options["model"],
+        "delta": options["delta"],
+        "data": {
+            "source": options["data"],
+            "auxiliary": list(options["auxiliary"]),
+            "attack_tokens": options["attack_tokens"],
+        },
+        "grids": [{"defense": "del", "projection": [options["projection"]], "parameters": {"n": options["n"]}}],
+    }
+    bench = Workbench(parse_experiment(raw))
+    return calibrate_asr(
+        bench,
+        target=options["target_asr"],
+        attack=options["attack"],
+        n=options["n"],
+        projection=options["projection"],
+        others=("prior", "cosine", "map"),
+    ).to_json_dict()
+
+
+def _lines(found: dict[str, Any]) -> list[str]:
+    """The result for a reader."""
+    lines = [f"mu                    {found['mu']:.4g}", f"A / c                 {found['A_over_c']:.6g}"]
+    lines += [
+        f"epsilon exact         {found['epsilon_exact']:.5g} (delta {found['delta']:g}, tokens {found['tokens']})",
+        f"epsilon by mu-GDP     {found['epsilon_gdp']:.5g}",
+    ]
+    for key in sorted(found):
+        if key.startswith("asr_top1_") and not key.endswith(("_low", "_high")) and found[key] is not None:
+            low, high = found[f"{key}_low"], found[f"{key}_high"]
+            name = key.removeprefix("asr_top1_")
+            lines.append(f"ASR {name:<17} {found[key]:.3f}  [{low:.3f}, {high:.3f}] (95 %, documents resampled)")
+    if "target_asr" in found:
+        goal = f"{found['attack']} reads {found['target_asr']:.1%} of {found['attacked_tokens']} tokens"
+        warning = "Equal success under one attack is not equal privacy: compare epsilon and the other attacks above."
+        lines.append(f"Calibrated so that {goal}. {warning}")
+    if found["vacuous"]:
+        lines.append(f"VACUOUS: {found['vacuous_reason']}")
+    return lines

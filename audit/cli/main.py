@@ -1,0 +1,76 @@
+"""The `delaudit` command. Every error that a person can mend is one line and exit code 2."""
+
+import importlib
+import os
+import sys
+
+import click
+
+from defenses.errors import UserError
+
+# Name -> (module, attribute, one line for --help): a command's module is imported when it is called.
+COMMANDS = {
+    "quickstart": ("audit.cli.run", "quickstart", "The main job on the embedded default: sweep, attack, log, report."),
+    "run": ("audit.cli.run", "run", "Run an experiment from a TOML file."),
+    "account": ("audit.cli.account", "account", "Print nominal and exact privacy of the stochastic quantizer."),
+    "calibrate": ("audit.cli.calibrate", "calibrate", "Find the noise at which an attack has a given success."),
+    "train": ("audit.cli.train", "train", "Train a projection or a soft prompt."),
+    "serve": ("audit.cli.serve", "serve", "Serve a frozen LLM behind the DEL wire."),
+    "prompt": ("audit.cli.prompt", "prompt", "Send one private prompt to a server."),
+    "plugins": ("audit.cli.plugins", "plugins", "List the defences and attacks that are installed."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands' names and imports one only to run it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Every command's name."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's
+        """Import and return one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command = getattr(importlib.import_module(module), attribute)
+        return command if isinstance(command, click.Command) else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="delaudit")
+def cli() -> None:
+    """Attack and audit privacy defences for LLM split inference.
+
+    Start with `delaudit quickstart`. `delaudit COMMAND --help` explains each command.
+    """
+
+
+def main() -> None:
+    """Entry point: run the command; a mendable error is one line on stderr and exit code 2."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        code = cli.main(standalone_mode=False)
+    except UserError as error:
+        _fail(str(error))
+    except click.ClickException as error:
+        _fail(error.format_message())
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("delaudit: interrupted; a command with a work or output folder resumes when run again", err=True)
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> None:
+    """Print one line and exit with 2."""
+    click.echo("delaudit: " + " ".join(message.split()), err=True)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

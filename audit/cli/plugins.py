@@ -1,0 +1,37 @@
+"""`delaudit plugins`: what is installed."""
+
+import json
+
+import click
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def plugins(as_json: bool) -> None:
+    """List the defences and attacks that are installed, with their parameters."""
+    from dataclasses import fields
+
+    from attacks.base import attacks
+    from defenses.registry import defenses
+
+    found = {
+        "defences": {
+            name: {"parameters": {f.name: f.default for f in fields(plugin.Config)}, "about": _first_line(plugin)}
+            for name, plugin in defenses().items()
+        },
+        "attacks": {
+            name: {"knowledge": vars(plugin.knowledge), "about": _first_line(plugin)}
+            for name, plugin in attacks().items()
+        },
+    }
+    if as_json:
+        click.echo(json.dumps(found, default=str))
+        return
+    for kind, entries in found.items():
+        click.echo(kind)
+        for name, facts in entries.items():
+            click.echo(f"  {name:<18}{facts['about']}")
+
+
+def _first_line(plugin: type) -> str:
+    return (plugin.__doc__ or "").strip().splitlines()[0]

@@ -1,0 +1,97 @@
+"""`delaudit prompt`: one private prompt to a server, its answer streamed. Neither torch nor an LLM is loaded."""
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from defenses.errors import UserError
+
+if TYPE_CHECKING:
+    from defenses.pipeline.client import Client, Traffic
+    from defenses.pipeline.mechanism import Quantizer
+
+
+@click.command()
+@click.argument("text")
+@click.option("--server", "url", required=True, help="The server's URL, as `delaudit serve` prints it.")
+@click.option(
+    "--token", envvar="DELAUDIT_TOKEN", default="", help="API token; else DELAUDIT_TOKEN.", show_default=False
+)
+@click.option("--n", type=click.IntRange(1, 8), help="Bits per coordinate; else as the server deploys it.")
+@click.option("--mu", type=float, help="Nominal mu per token; 0 is the null. Else as the server deploys it.")
+@click.option("--a-over-c", type=float, help="A/c instead of --mu; inf is the null.")
+@click.option("--max-new-tokens", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--temperature", type=click.FloatRange(0, 10), default=0.0, show_default=True, help="0 is greedy.")
+@click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), help="The server's sampling seed, not the coins'.")
+@click.option("--timeout", type=click.FloatRange(0, min_open=True), default=120.0, show_default=True, help="Seconds.")
+@click.option("--bundle", type=click.Path(path_type=Path), help="Client bundle file, instead of the server's own.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object when the answer is complete.")
+def prompt(text: str, url: str, token: str, as_json: bool, **options: Any) -> None:
+    """Send TEXT (- reads standard input) protected by the stochastic quantizer, and print the answer.
+
+    The text never leaves this machine: what does is n bits per latent coordinate, drawn with fresh coins.
+    """
+    if text == "-":
+        text = _standard_input()
+    with _connect(url, token, options) as client:
+        answer = client.generate(
+            text,
+            max_new_tokens=options["max_new_tokens"],
+            temperature=options["temperature"],
+            seed=options["seed"],
+        )
+        pieces = []
+        for piece in answer:
+            pieces.append(piece)
+            if not as_json:
+                click.echo(piece, nl=False)
+    if as_json:
+        click.echo(json.dumps(_figures("".join(pieces), client.quantizer, answer.traffic)))
+    else:
+        click.echo()
+
+
+def _connect(url: str, token: str, options: dict[str, Any]) -> "Client":
+    """A client with the server's table, and the quantizer that was asked for."""
+    from defenses.pipeline.client import Client, choose_quantizer, load_tokenizer
+    from defenses.pipeline.connection import check_bundle, fetch_bundle, fetch_info, open_http
+    from defenses.pipeline.latents import ClientBundle
+
+    with open_http(url, token, timeout=options["timeout"]) as http:
+        info = fetch_info(http)
+        quantizer = choose_quantizer(info, n=options["n"], mu=options["mu"], a_over_c=options["a_over_c"])
+        if options["bundle"]:
+            bundle = check_bundle(ClientBundle.load(options["bundle"]), info)
+        else:
+            bundle = fetch_bundle(http, info)
+    return Client(bundle.table, load_tokenizer(bundle), quantizer, url, token, timeout=options["timeout"])
+
+
+def _figures(text: str, quantizer: "Quantizer", traffic: "Traffic") -> dict[str, Any]:
+    """The answer and what it cost; an infinite A/c is null, for JSON has no infinity."""
+    return {
+        "text": text,
+        "tokens_up": traffic.tokens_up,
+        "bytes_up": traffic.bytes_up,
+        "bytes_up_per_token": traffic.bytes_up_per_token,
+        "tokens_down": traffic.tokens_down,
+        "bytes_down": traffic.bytes_down,
+        "client_encode_ms": 1e3 * traffic.encode_seconds,
+        "seconds": traffic.seconds,
+        "n": quantizer.n,
+        "d": quantizer.d,
+        "a_over_c": None if math.isinf(quantizer.a_over_c) else quantizer.a_over_c,
+        "mu": quantizer.mu,
+        "rng": traffic.rng,
+    }
+
+
+def _standard_input() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8").strip("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"standard input is not UTF-8 text ({error.reason} at byte {error.start})") from error

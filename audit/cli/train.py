@@ -1,0 +1,198 @@
+"""`delaudit train`: projections (stage 1) and soft prompts (stage 2), resumable, with a card beside each artifact."""
+
+import math
+import shlex
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from defenses.errors import UserError
+
+if TYPE_CHECKING:
+    from defenses.models.llm import LLM
+
+COMMON = [
+    click.option("--model", default="smollm2-135m", show_default=True, help="Default model, folder or hub id."),
+    click.option("--text", "texts", multiple=True, required=True, help="Public text, SOURCE@SPLIT; repeatable."),
+    click.option("--length", default=128, show_default=True, help="Tokens in a training window."),
+    click.option("--work", type=click.Path(path_type=Path), default=Path("delaudit-work"), show_default=True,
+                 help="Checkpoints: a killed run started again with the same arguments goes on from here."),
+    click.option("--out", type=click.Path(path_type=Path), default=Path("delaudit-artifacts"), show_default=True,
+                 help="Artifact store to write to."),
+    click.option("--mlflow", "tracking", default=None, help="MLflow tracking URI for the training curve."),
+    click.option("--seed", default=0, show_default=True),
+]  # fmt: skip
+
+
+def common(command: Any) -> Any:
+    """Add the options that both stages share."""
+    for option in reversed(COMMON):
+        command = option(command)
+    return command
+
+
+@click.group()
+def train() -> None:
+    """Train a projection or a soft prompt on public text."""
+
+
+@train.command()
+@common
+@click.option("--d", required=True, type=int, help="Latent width.")
+@click.option("--objective", type=click.Choice(["plain", "noise-aware", "lm"]), default="plain", show_default=True)
+@click.option("--steps", default=250, show_default=True)
+@click.option("--learning-rate", default=0.01, show_default=True, help="Relative to each matrix's RMS.")
+@click.option("--start", default=None, help="A projection to start from; by default Fisher-weighted PCA.")
+@click.option("--n", default=4, show_default=True, help="Bits in the loop (noise-aware).")
+@click.option("--mu-range", nargs=2, type=float, default=(40.0, 160.0), show_default=True)
+@click.option("--fisher-windows", default=48, show_default=True, help="Windows behind the Fisher matrix.")
+def projection(**options: Any) -> None:
+    """Stage 1: W_enc and W_dec against the frozen LLM."""
+    from defenses.models.llm import load_llm
+    from defenses.pipeline.artifacts import find_projection, store_for
+    from defenses.pipeline.corpus import load_corpus
+    from defenses.pipeline.projection import save_projection
+    from defenses.pipeline.projection_training import ProjectionSettings, train_projection
+
+    settings = ProjectionSettings(
+        objective=options["objective"],
+        steps=options["steps"],
+        learning_rate=options["learning_rate"],
+        n=options["n"],
+        mu_range=options["mu_range"],
+        seed=options["seed"],
+    )
+    llm = load_llm(options["model"])
+    corpus = load_corpus(llm, options["texts"], options["length"], pack=True)
+    if options["start"]:
+        start = find_projection(options["model"], llm.fingerprint, options["start"], options["out"])
+    else:
+        start = _pca_start(llm, corpus, options)
+    name = f"d{options['d']}-{options['objective']}"
+    if start.d != options["d"]:
+        raise UserError(f"--start {options['start']} has d = {start.d}, not --d {options['d']}")
+    with _tracked(options, {"stage": "projection", "d": start.d, "objective": settings.objective}) as log:
+        checkpoint = options["work"] / f"projection-{name}.safetensors"
+        trained, losses = train_projection(llm, start, corpus.windows, settings, checkpoint=checkpoint, log=log)
+    card = {
+        **_card(llm, corpus, options),
+        "kind": "projection",
+        "objective": settings.objective,
+        "d": start.d,
+        "start": start.name,
+        "steps": settings.steps,
+        "learning_rate": settings.learning_rate,
+        "noise": {"n": settings.n, "mu_range": settings.mu_range} if settings.objective == "noise-aware" else None,
+        "metrics": _loss_metrics(losses),
+    }
+    target = store_for(options["model"], options["out"]) / f"projection-{name}.safetensors"
+    save_projection(trained, target, card)
+    click.echo(f"wrote {target}")
+
+
+@train.command()
+@common
+@click.option("--projection", "projection_name", required=True, help="A projection's name or file.")
+@click.option("--n", required=True, type=int, help="Bits per coordinate; 0 trains the clean control.")
+@click.option("--mu", default=math.inf, type=float, help="Nominal mu of the noise.")
+@click.option("--vectors", default=100, show_default=True)
+@click.option("--steps", default=60, show_default=True)
+@click.option("--learning-rate", default=0.15, show_default=True, help="Relative to the prompt's RMS.")
+@click.option("--start", type=click.Path(path_type=Path), default=None, help="A prompt folder to start from.")
+def prompt(**options: Any) -> None:
+    """Stage 2: a soft prompt for one (n, mu)."""
+    from defenses.models.llm import load_llm
+    from defenses.pipeline.artifacts import find_projection, store_for
+    from defenses.pipeline.corpus import load_corpus
+    from defenses.pipeline.prompt_training import PromptSettings, load_prompt, save_prompt, train_prompt
+
+    settings = PromptSettings(
+        n=options["n"],
+        mu=options["mu"],
+        vectors=options["vectors"],
+        steps=options["steps"],
+        learning_rate=options["learning_rate"],
+        seed=options["seed"],
+    )
+    llm = load_llm(options["model"])
+    code = find_projection(options["model"], llm.fingerprint, options["projection_name"], options["out"])
+    corpus = load_corpus(llm, options["texts"], options["length"], pack=True)
+    start = load_prompt(options["start"]) if options["start"] else None
+    noise = f"n{settings.n}-mu{settings.mu:g}" if settings.n else "clean"
+    name = f"prompt-{code.name}-{noise}"
+    with _tracked(options, {"stage": "prompt", "projection": code.name, "n": settings.n, "mu": settings.mu}) as log:
+        checkpoint = options["work"] / f"{name}.safetensors"
+        trained, losses = train_prompt(llm, code, corpus.windows, settings, start=start, log=log, checkpoint=checkpoint)
+    card = {
+        **_card(llm, corpus, options),
+        "kind": "soft prompt",
+        "projection": code.name,
+        "n": settings.n,
+        "mu": settings.mu if settings.n else None,
+        "vectors": settings.vectors,
+        "start": options["start"].name if options["start"] else "sentence",
+        "steps": settings.steps,
+        "learning_rate": settings.learning_rate,
+        "metrics": _loss_metrics(losses),
+    }
+    target = store_for(options["model"], options["out"]) / name
+    save_prompt(llm, trained, target, card)
+    click.echo(f"wrote {target}")
+
+
+def _pca_start(llm: "LLM", corpus: Any, options: dict[str, Any]) -> Any:
+    """Fisher-weighted PCA; the Fisher matrix is kept in the work folder, since it serves every d."""
+    import numpy as np
+
+    from defenses.pipeline.probe import fisher_at_input
+    from defenses.pipeline.projection import weighted_pca
+
+    count = min(options["fisher_windows"], len(corpus.windows))
+    rows = np.linspace(0, len(corpus.windows) - 1, count).round().astype(int)
+    kept = options["work"] / f"fisher-{llm.fingerprint}-{corpus.sha256[:16]}-{count}.npy"
+    if kept.exists():
+        fisher = np.load(kept, allow_pickle=False)
+    else:
+        fisher = fisher_at_input(llm.model, corpus.windows[rows])
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with kept.with_suffix(".tmp").open("wb") as stream:
+            np.save(stream, fisher)
+        kept.with_suffix(".tmp").rename(kept)
+    return weighted_pca(llm.embedding, corpus.counts(len(llm.embedding)), options["d"], fisher)
+
+
+def _card(llm: "LLM", corpus: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """What every card states."""
+    return {
+        "model": llm.name,
+        "embedding": llm.fingerprint,
+        "data": list(corpus.facts),
+        "windows_sha256": corpus.sha256,
+        "window_tokens": options["length"],
+        "seed": options["seed"],
+        "command": "delaudit " + shlex.join(sys.argv[1:]),
+    }
+
+
+def _loss_metrics(losses: list[float]) -> dict[str, float | int | None]:
+    """Mean loss over the first and last tenth of the steps taken."""
+    if not losses:
+        return {"steps_in_last_call": 0}
+    tenth = max(1, len(losses) // 10)
+    return {
+        "train_loss_first_tenth": round(sum(losses[:tenth]) / tenth, 5),
+        "train_loss_last_tenth": round(sum(losses[-tenth:]) / tenth, 5),
+        "steps_in_last_call": len(losses),
+    }
+
+
+def _tracked(options: dict[str, Any], parameters: dict[str, Any]) -> Any:
+    """A context that gives the loop's log function: to MLflow when a tracking URI is given."""
+    if options["tracking"] is None:
+        return nullcontext(None)
+    from audit.tracking import training_run
+
+    return training_run(options["tracking"], "delaudit-training", parameters)

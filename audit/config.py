@@ -1,0 +1,196 @@
+"""An experiment as a frozen dataclass: read from one TOML file, changed by `--set key=value`, never by its callee."""
+
+import itertools
+import json
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from defenses.errors import UserError
+
+EMBEDDED = "embedded"
+STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class Data:
+    """What prompts are made of.
+
+    Attributes:
+        source: "embedded" (the package's own workload) or SOURCE@SPLIT.
+        auxiliary: Public text for priors, SOURCE@SPLIT each; empty takes the embedded workload of another seed.
+        prefix_tokens: P, the private prompt's length.
+        continuation_tokens: S, the true continuation's length.
+        windows: How many (prefix, continuation) pairs are scored.
+        generations: How many of them are generated from, for coherence.
+        attack_tokens: How many prompt tokens are attacked (the paper: 2,000).
+        show_text: Put a few prompts of `source` into the record; say so for public text only. The embedded
+            workload's are always shown.
+    """
+
+    __pydantic_config__ = STRICT
+    source: str = EMBEDDED
+    auxiliary: tuple[str, ...] = ()
+    prefix_tokens: int = 24
+    continuation_tokens: int = 16
+    windows: int = 48
+    generations: int = 16
+    attack_tokens: int = 2000
+    show_text: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("prefix_tokens", "continuation_tokens", "generations", "attack_tokens"):
+            if getattr(self, name) < 1:
+                raise UserError(f"data.{name} must be at least 1")
+        if self.windows < 2:
+            raise UserError("data.windows must be at least 2: an interval needs two documents")
+
+    @property
+    def length(self) -> int:
+        """Tokens in a window."""
+        return self.prefix_tokens + self.continuation_tokens
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One defence with every combination of its listed parameters.
+
+    Attributes:
+        defense: A plug-in's name.
+        projection: Projections to combine with; empty for a defence that needs none.
+        parameters: Parameter -> value or list of values.
+        soft_prompt: "nearest" trained prompt, "clean" (the control trained on clean input), or "none".
+    """
+
+    __pydantic_config__ = STRICT
+    defense: str
+    projection: tuple[str, ...] = ()
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    soft_prompt: str = "nearest"
+
+    def __post_init__(self) -> None:
+        if self.soft_prompt not in {"nearest", "clean", "none"}:
+            raise UserError(f"grid.soft_prompt must be nearest, clean or none, not {self.soft_prompt!r}")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One cell of an experiment."""
+
+    defense: str
+    projection: str | None
+    parameters: Mapping[str, Any]
+    soft_prompt: str
+
+    @property
+    def label(self) -> str:
+        """A short name for progress bars."""
+        numbers = " ".join(f"{key}={value}" for key, value in self.parameters.items())
+        return " ".join(part for part in (self.defense, self.projection or "", numbers) if part)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything a run depends on.
+
+    Attributes:
+        name: Also the MLflow experiment.
+        seed: Names every draw.
+        model: Default model, folder or hub id.
+        encoder: Sentence encoder of coherence.
+        artifacts: Folder of trained projections and prompts; None takes the shipped ones.
+        delta: At which epsilons are stated.
+        data: The prompts.
+        grids: The conditions.
+        attacks: Attack plug-ins to run on each condition.
+        wire_prompts: Prompts sent over a real socket at each (n, projection) of DEL, to count bytes and time.
+        prompt_on_clean: Also score each soft prompt on the undefended input: how much of its gain is domain
+            adaptation rather than repair of noise.
+        tracking: MLflow tracking URI; None takes mlflow.db in the output folder.
+    """
+
+    __pydantic_config__ = STRICT
+    name: str
+    grids: tuple[Grid, ...]
+    seed: int = 0
+    model: str = "smollm2-135m"
+    encoder: str = "all-MiniLM-L6-v2"
+    artifacts: str | None = None
+    delta: float = 1e-5
+    data: Data = field(default_factory=Data)
+    attacks: tuple[str, ...] = ("prior", "cosine", "map")
+    wire_prompts: int = 3
+    prompt_on_clean: bool = False
+    tracking: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.delta < 1:
+            raise UserError(f"delta must be in (0, 1), not {self.delta}")
+        if not self.grids:
+            raise UserError("an experiment needs at least one [[grids]] table")
+
+    def conditions(self) -> list[Condition]:
+        """Every cell, in the order of the file."""
+        return [condition for grid in self.grids for condition in _expand(grid)]
+
+
+def load_experiment(path: Path, changes: Sequence[str] = ()) -> Experiment:
+    """Read a TOML file and apply `key=value` changes to it.
+
+    Raises:
+        UserError: the file cannot be read, is no TOML, or a key is unknown or has the wrong type.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"{path}: {error}") from error
+    return parse_experiment(raw, changes, str(path))
+
+
+def parse_experiment(raw: Mapping[str, Any], changes: Sequence[str] = (), source: str = "experiment") -> Experiment:
+    """Build an experiment from plain tables and `key=value` changes ("data.windows=96", "seed=3")."""
+    tables = json.loads(json.dumps(raw))
+    for change in changes:
+        _apply(tables, change)
+    try:
+        return TypeAdapter(Experiment).validate_python(tables)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise UserError(f"{source}: {place}: {first['msg']}") from error
+
+
+def _apply(tables: dict[str, Any], change: str) -> None:
+    """Set one dotted key; the value is read as TOML, and as a plain string where it is none."""
+    key, separator, text = change.partition("=")
+    if not separator or not key.strip():
+        raise UserError(f"--set {change}: write key=value, for example data.windows=96")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *path, last = key.strip().split(".")
+    place: Any = tables
+    for part in path:
+        place = place[int(part)] if isinstance(place, list) and part.isdigit() else place.setdefault(part, {})
+        if not isinstance(place, dict | list):
+            raise UserError(f"--set {change}: {part} is a value, not a table")
+    if isinstance(place, list):
+        if not last.isdigit() or int(last) >= len(place):
+            raise UserError(f"--set {change}: {last} is not one of the {len(place)} entries")
+        place[int(last)] = value
+    else:
+        place[last] = value
+
+
+def _expand(grid: Grid) -> Iterator[Condition]:
+    """Every combination of a grid's lists."""
+    names = list(grid.parameters)
+    lists = [value if isinstance(value, list | tuple) else [value] for value in grid.parameters.values()]
+    for projection in grid.projection or (None,):
+        for values in itertools.product(*lists):
+            yield Condition(grid.defense, projection, dict(zip(names, values, strict=True)), grid.soft_prompt)

@@ -1,0 +1,79 @@
+"""The rows of a record as utility-privacy curves: what is a parameter, what a figure, which rows belong together."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+Row = Mapping[str, Any]
+
+# Numbers that say what was run; every other number in a row is a figure. Texts and switches are parameters too.
+PARAMETERS = frozenset({
+    "n", "d", "b", "mu", "a_over_c", "clip", "seed", "tokens", "delta", "temperature", "epsilon_target", "asr_target",
+    "prompts", "vectors", "resamples", "level", "repeat", "kappa", "windows", "documents", "attack_tokens",
+})  # fmt: skip
+# Rows that agree in these lie on one curve; along it the noise moves.
+CURVE = ("defence", "n", "d", "projection", "model", "soft_prompt")
+STANDARD_NAMES = {f"epsilon_{kind}_token": f"epsilon_{kind}" for kind in ("exact", "gdp", "pure")}
+BOUNDS = ("_low", "_high")
+
+
+def is_number(value: object) -> bool:
+    """True for a float or an int, and not for a switch."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def parameters(row: Row) -> dict[str, Any]:
+    """The part of a row that says what was run; what is null was not set."""
+    return {
+        key: value for key, value in row.items() if value is not None and (key in PARAMETERS or not is_number(value))
+    }
+
+
+def metrics(row: Row) -> dict[str, float]:
+    """The measured part of a row, under the standard metric names."""
+    return {
+        STANDARD_NAMES.get(key, key): float(value)
+        for key, value in row.items()
+        if key not in PARAMETERS and is_number(value)
+    }
+
+
+def condition(row: Row) -> str:
+    """A short name for a row: "del d128-plain n=4 mu=60"; controls with a soft prompt say so."""
+    parts = [str(row[key]) for key in ("defence", "projection") if row.get(key)] or ["run"]
+    parts += [f"{key}={row[key]:g}" for key in ("n", "mu") if is_number(row.get(key))]
+    if row.get("mu") is None and is_number(row.get("a_over_c")):
+        parts.append(f"A/c={row['a_over_c']:g}")
+    if row.get("prompt_name") and not is_number(row.get("epsilon_exact_token")):
+        parts.append("with a soft prompt")
+    return " ".join(parts)
+
+
+def curves(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Rows with an exact epsilon, grouped into curves, each in the order of its epsilon.
+
+    A curve's name is its defence and whichever parameters tell it from the other curves.
+    """
+    groups: dict[tuple[str | None, ...], list[Row]] = {}
+    for row in rows:
+        if is_number(row.get("epsilon_exact_token")):
+            groups.setdefault(tuple(_text(row.get(key)) for key in CURVE), []).append(row)
+    telling = [i for i in range(1, len(CURVE)) if len({group[i] for group in groups}) > 1]
+    return {
+        _name(group, telling): sorted(members, key=lambda row: row["epsilon_exact_token"])
+        for group, members in groups.items()
+    }
+
+
+def columns(rows: Sequence[Row]) -> dict[str, list[Any]]:
+    """Rows as columns; a key that a row lacks is null there."""
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    return {key: [row.get(key) for row in rows] for key in keys}
+
+
+def _name(group: Sequence[str | None], telling: Sequence[int]) -> str:
+    parts = [f"{CURVE[i]}={group[i]}" for i in telling if group[i] is not None]
+    return ", ".join([group[0] or "run", *parts])
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else f"{value:g}" if is_number(value) else str(value)

@@ -1,0 +1,245 @@
+"""Run an experiment: every condition protects, crosses the wire, is attacked and scored; one record comes out.
+
+Finished conditions are kept as JSON in the output folder, under a hash of all that they depend on: a killed run
+that is started again goes on with the first unfinished one.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from attacks.base import Attack, attacks
+from audit.accounting import account
+from audit.config import EMBEDDED, Condition, Experiment
+from audit.measures import (
+    agreement,
+    attack_shares,
+    coherence,
+    continuations,
+    perplexity,
+    perplexity_ratio,
+    restored_prefixes,
+    score,
+)
+from audit.records import RunRecord, new_record
+from audit.workbench import Workbench
+from defenses.base import Defense, Tokens
+from defenses.pipeline.defense import Del
+from defenses.pipeline.projection import write_text
+from defenses.randomness import describe_rng, seeded_rng
+from defenses.registry import pick
+
+Row = dict[str, Any]
+EXAMPLES = 3
+
+
+@dataclass
+class _Result:
+    """One finished condition."""
+
+    row: Row
+    examples: list[dict[str, Any]]
+
+
+def run_experiment(experiment: Experiment, out: Path, *, kind: str = "experiment") -> RunRecord:
+    """Run every condition of an experiment and return its record.
+
+    Args:
+        experiment: What to run.
+        out: Output folder; finished conditions are kept below it and reused by a rerun.
+        kind: "experiment" or "quickstart".
+
+    Raises:
+        UserError: a model, data set, plug-in or artifact cannot be had, or a parameter is wrong.
+    """
+    bench = Workbench(experiment)
+    conditions = experiment.conditions()
+    for condition in conditions:
+        bench.defense(condition)  # every parameter is checked before the first long computation
+    results: list[_Result] = []
+    with tqdm(total=len(conditions), unit="condition", desc=experiment.name) as bar:
+        for condition in conditions:
+            bar.set_postfix_str(condition.label)
+            results.append(_cached(out, bench, condition, _run_condition))
+            bar.update()
+    return new_record(
+        kind,
+        config=asdict(experiment),
+        seed=experiment.seed,
+        rows=[result.row for result in results],
+        data=[dict(fact) for fact in (*bench.corpus.facts, *bench.auxiliary.facts)],
+        examples=[example for result in results for example in result.examples],
+    )
+
+
+def _cached(
+    out: Path,
+    bench: Workbench,
+    condition: Condition,
+    compute: Callable[[Workbench, Condition], _Result],
+) -> _Result:
+    """The result of one condition, from the output folder where it is already there."""
+    # What is measured depends on everything but the list of conditions and where it is logged.
+    shared = {k: v for k, v in asdict(bench.experiment).items() if k not in {"grids", "tracking", "name"}}
+    artifacts = _artifact_hash(bench, condition)
+    data = [fact["sha256"] for fact in bench.corpus.facts]
+    key = json.dumps([shared, asdict(condition), artifacts, data, bench.llm.fingerprint], sort_keys=True, default=str)
+    place = out / "conditions" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+    if place.exists():
+        try:
+            return _Result(**json.loads(place.read_text(encoding="utf-8")))
+        except (ValueError, TypeError):
+            place.unlink()  # half a file of an older crash: measure again
+    result = compute(bench, condition)
+    write_text(place, json.dumps(asdict(result)))
+    return result
+
+
+def _artifact_hash(bench: Workbench, condition: Condition) -> str:
+    """A hash over the projection and the prompts that a condition may use."""
+    if condition.projection is None:
+        return ""
+    code = bench.assets(condition.projection).needed_projection()
+    state = hashlib.sha256(code.encoder.tobytes() + code.decoder.tobytes())
+    for prompt in bench.prompts(condition.projection):
+        state.update((prompt.folder / "adapter_model.safetensors").read_bytes())
+    return state.hexdigest()
+
+
+def _run_condition(bench: Workbench, condition: Condition) -> _Result:
+    """Everything that is measured of one condition."""
+    started = time.perf_counter()
+    defense = bench.defense(condition)
+    row: Row = {
+        "defence": condition.defense,
+        "projection": condition.projection,
+        **condition.parameters,
+        "seed": bench.experiment.seed,
+        "coins": describe_rng(seeded_rng(bench.experiment.seed)),
+    }
+    row |= _accounting(defense, bench.experiment.delta)
+    utility, generations = _utility(bench, condition, defense, row)
+    row |= utility
+    found, guesses = _attacks(bench, defense)
+    row |= found
+    row |= _wire(bench, condition, defense)
+    row["seconds"] = time.perf_counter() - started
+    return _Result(row, _examples(bench, condition, generations, guesses))
+
+
+def _accounting(defense: Defense[Any], delta: float) -> Row:
+    """Nominal and exact privacy of one token; empty columns where nothing is promised."""
+    claim = defense.claim
+    found: Row = {"claim": str(claim), "delta": delta}
+    profile = defense.profile()
+    if profile is None:
+        return found
+    found["epsilon_exact_token"] = profile.epsilon(delta)
+    if isinstance(defense, Del):
+        quantizer = defense.quantizer
+        report = account(quantizer.n, quantizer.d, 1, delta, a_over_c=quantizer.a_over_c)
+        found |= {
+            "n": quantizer.n,
+            "d": quantizer.d,
+            "mu": defense.config.mu or quantizer.mu,
+            "a_over_c": quantizer.a_over_c,
+            "epsilon_gdp_token": report.epsilon_gdp,
+            "epsilon_pure_token": report.epsilon_pure,
+            "gamma": report.gamma,
+            "vacuous": report.vacuous,
+            "vacuous_reason": report.vacuous_reason,
+        }
+    return found
+
+
+def _utility(
+    bench: Workbench,
+    condition: Condition,
+    defense: Defense[Any],
+    row: Mapping[str, Any],
+) -> tuple[Row, list[str]]:
+    """Perplexity with and without the soft prompt, agreement, coherence; and the generations."""
+    data, seed, pairs = bench.experiment.data, bench.experiment.seed, bench.pairs
+    _, restored = restored_prefixes(defense, pairs.prefix, seed, "utility", condition.label)
+    name, vectors = bench.prompt(condition, float(row.get("mu", np.inf)), int(row.get("n", 0)))
+    bare = score(bench.llm, pairs, restored, None)
+    used = bare if vectors is None else score(bench.llm, pairs, restored, vectors)
+    found: Row = {"windows": pairs.n, "documents": len(np.unique(pairs.clusters)), "prompt_name": name}
+    found |= perplexity("perplexity", used, pairs, seed)
+    found |= perplexity("perplexity_without_prompt", bare, pairs, seed)
+    if vectors is not None:
+        found |= perplexity_ratio("prompt_gain", used, bare, pairs, seed)
+        if bench.experiment.prompt_on_clean:
+            on_clean = score(bench.llm, pairs, bench.clean_prefixes, vectors)
+            found |= perplexity_ratio("prompt_gain_on_clean", on_clean, bench.clean, pairs, seed)
+    found |= perplexity_ratio("perplexity_over_clean", used, bench.clean, pairs, seed)
+    found |= agreement("agreement_top1", used, bench.clean, pairs, seed)
+    count = len(bench.truths)
+    texts = continuations(bench.llm, restored[:count], vectors, data.continuation_tokens)
+    found |= coherence(bench.encoder, texts, bench.truths, pairs.clusters[:count], seed)
+    return found, texts
+
+
+def _attacks(bench: Workbench, defense: Defense[Any]) -> tuple[Row, dict[str, Tokens]]:
+    """Attack success rates with intervals, the blind prior's as floor; and each attack's first guesses."""
+    seed, victims = bench.experiment.seed, bench.attacked
+    view, _ = restored_prefixes(defense, victims.prefix, seed, "attack")
+    found: Row = {"attack_tokens": int(victims.prefix.size), "body_bytes_up_per_token": view.bytes_per_token}
+    guesses: dict[str, Tokens] = {}
+    for name in bench.experiment.attacks:
+        plugin: type[Attack] = pick(attacks(), name, "attack")
+        attack = plugin(defense).fit([], [bench.auxiliary.windows])
+        columns, first = attack_shares(attack, view, victims.prefix, victims.clusters, seed)
+        found |= columns
+        if first is not None:
+            guesses[name] = first
+    if "asr_top1_prior" in found:
+        found["asr_prior"] = found["asr_top1_prior"]
+    return found, guesses
+
+
+def _wire(bench: Workbench, condition: Condition, defense: Defense[Any]) -> Row:
+    """Bytes and seconds over a real socket, for DEL, whose service this is."""
+    if not isinstance(defense, Del) or condition.projection is None or bench.experiment.wire_prompts < 1:
+        return {}
+    return dict(bench.wire(condition.projection, defense.quantizer))
+
+
+def _examples(
+    bench: Workbench,
+    condition: Condition,
+    generations: list[str],
+    guesses: Mapping[str, Tokens],
+) -> list[dict[str, Any]]:
+    """A few attacked prompts with what each attack read, and a few answers; nothing where text is private."""
+    data = bench.experiment.data
+    if data.source != EMBEDDED and not data.show_text:
+        return []
+    decode = bench.llm.tokenizer.decode
+    secrets = bench.attacked.prefix[:EXAMPLES]
+    read = [
+        {
+            "condition": condition.label,
+            "text": str(decode(secret)),
+            "recovered": {name: str(decode(first[index])) for name, first in guesses.items()},
+            "recovered_share": {name: float((first[index] == secret).mean()) for name, first in guesses.items()},
+        }
+        for index, secret in enumerate(secrets)
+    ]
+    answered = [
+        {
+            "condition": condition.label,
+            "text": str(decode(bench.pairs.prefix[index])),
+            "generation": text,
+            "clean_generation": bench.clean_generations[index],
+        }
+        for index, text in enumerate(generations[:EXAMPLES])
+    ]
+    return [*read, *answered]

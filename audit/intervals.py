@@ -1,0 +1,224 @@
+"""Confidence intervals for the figures that runs report: proportions, and ratios of sums over clusters.
+
+A cluster is what was drawn independently: a prompt, a document, a seed. Its tokens are not independent. Intervals of
+proportions are for independent trials only. A bootstrap interval describes an estimate; it is asymptotic, and is never
+used as the confidence bound behind a verdict on a claim.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import betaincinv, ndtr, ndtri, stdtrit
+
+Float64 = NDArray[np.float64]
+Comparison = Literal["difference", "ratio", "exp_difference"]
+
+_BLOCK = 4_000_000  # resampling weights held at a time: 32 MB
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A two-sided interval.
+
+    Attributes:
+        low: Lower end.
+        high: Upper end.
+        level: Nominal coverage, strictly between 0 and 1.
+        method: The method's name, with its source.
+        n: Independent units behind it: trials for a proportion, clusters for a bootstrap.
+
+    Raises:
+        ValueError: if the ends are not in order or not numbers, the level is out of range, or n is below 1.
+    """
+
+    low: float
+    high: float
+    level: float
+    method: str
+    n: int
+
+    def __post_init__(self) -> None:
+        if not self.low <= self.high:
+            raise ValueError(f"an interval cannot run from {self.low} to {self.high}")
+        _check_level(self.level)
+        if self.n < 1:
+            raise ValueError(f"n must be at least 1, not {self.n}")
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise ValueError(f"level must be strictly between 0 and 1, not {level}")
+
+
+def _check_counts(successes: int, trials: int) -> None:
+    if trials < 1 or not 0 <= successes <= trials:
+        raise ValueError(f"{successes} successes in {trials} trials are no counts")
+
+
+def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> Interval:
+    """The exact interval of a proportion (Clopper and Pearson 1934): coverage is at least `level` at every p and n.
+
+    Args:
+        successes: Between 0 and `trials`.
+        trials: Independent trials, at least 1.
+        level: Nominal coverage, two-sided.
+
+    Raises:
+        ValueError: if the counts or the level are out of range.
+    """
+    _check_counts(successes, trials)
+    _check_level(level)
+    tail, failures = (1 - level) / 2, trials - successes
+    low = float(betaincinv(successes, failures + 1, tail)) if successes else 0.0
+    high = float(betaincinv(successes + 1, failures, 1 - tail)) if failures else 1.0
+    return Interval(low, high, level, "Clopper-Pearson 1934", trials)
+
+
+def wilson(successes: int, trials: int, level: float = 0.95) -> Interval:
+    """The score interval of a proportion (Wilson 1927): coverage is near `level` on average over p.
+
+    Args:
+        successes: Between 0 and `trials`.
+        trials: Independent trials, at least 1.
+        level: Nominal coverage, two-sided.
+
+    Raises:
+        ValueError: if the counts or the level are out of range.
+    """
+    _check_counts(successes, trials)
+    _check_level(level)
+    z2 = float(ndtri((1 + level) / 2)) ** 2
+    share = successes / trials
+    centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = math.sqrt(z2 * (share * (1 - share) / trials + z2 / (4 * trials * trials))) / (1 + z2 / trials)
+    # At the ends the formula gives exactly 0 and 1, but for rounding.
+    low = max(0.0, centre - half) if successes else 0.0
+    high = min(1.0, centre + half) if successes < trials else 1.0
+    return Interval(low, high, level, "Wilson 1927 score", trials)
+
+
+def cluster_bootstrap(
+    numerators: ArrayLike,
+    denominators: ArrayLike,
+    rng: np.random.Generator,
+    *,
+    resamples: int = 2000,
+    level: float = 0.95,
+) -> Interval:
+    """An interval for sum(numerators) / sum(denominators) by resampling whole clusters.
+
+    The percentile interval at the levels of Hesterberg (2015, section 4.1), which widen it as a t interval is wider
+    than a normal one: the plain percentile interval covers too seldom with few clusters. Below about eight clusters
+    this one does too: no resampling of two clusters can show more than the two.
+
+    Args:
+        numerators: One sum per cluster, shape (C,): tokens recovered, or summed negative log-likelihoods.
+        denominators: One count per cluster, shape (C,), not negative: tokens. Clusters with 0 / 0 are left out.
+        rng: The generator of the resamples.
+        resamples: Bootstrap resamples, at least 100.
+        level: Nominal coverage, two-sided.
+
+    Raises:
+        ValueError: if fewer than two clusters hold anything, or the input is malformed.
+    """
+    num, den = _clusters(numerators, denominators)
+    kept = den > 0
+    num, den = num[kept], den[kept]
+    clusters = _check_bootstrap(len(num), resamples, level)
+    sums = _resampled_sums(np.stack([num, den], axis=1), rng, resamples)
+    return _percentiles(sums[:, 0] / sums[:, 1], level, clusters, "cluster bootstrap")
+
+
+def paired_cluster_bootstrap(
+    first: tuple[ArrayLike, ArrayLike],
+    second: tuple[ArrayLike, ArrayLike],
+    rng: np.random.Generator,
+    *,
+    compare: Comparison = "difference",
+    resamples: int = 2000,
+    level: float = 0.95,
+) -> Interval:
+    """An interval for the comparison of two ratios of sums that were measured on the same clusters.
+
+    Both are resampled with the same clusters, so that what they share cancels. Levels as in `cluster_bootstrap`.
+
+    Args:
+        first: (numerators, denominators) of the first ratio, each of shape (C,).
+        second: The same of the second, cluster by cluster. Clusters that are 0 / 0 in both are left out.
+        rng: The generator of the resamples.
+        compare: "difference" for first - second; "ratio" for first / second (both positive);
+            "exp_difference" for exp(first - second): of mean negative log-likelihoods, the ratio of perplexities.
+        resamples: Bootstrap resamples, at least 100.
+        level: Nominal coverage, two-sided.
+
+    Raises:
+        ValueError: if fewer than two clusters hold anything, the clusters are not the same, a ratio's resampled
+            numerator is not positive, or the input is malformed.
+    """
+    if compare not in get_args(Comparison):
+        raise ValueError(f"compare must be one of {', '.join(get_args(Comparison))}, not {compare!r}")
+    columns = np.stack([*_clusters(*first), *_clusters(*second)], axis=1)
+    kept = (columns[:, 1] > 0) | (columns[:, 3] > 0)
+    columns = columns[kept]
+    if np.any(columns[:, [1, 3]] == 0):
+        raise ValueError("a cluster is empty in one of the pair only: pair the same clusters")
+    clusters = _check_bootstrap(len(columns), resamples, level)
+    sums = _resampled_sums(columns, rng, resamples)
+    values = _compare(sums[:, 0] / sums[:, 1], sums[:, 2] / sums[:, 3], compare)
+    return _percentiles(values, level, clusters, f"paired cluster bootstrap of the {compare.replace('_', ' ')}")
+
+
+def _clusters(numerators: ArrayLike, denominators: ArrayLike) -> tuple[Float64, Float64]:
+    """The pair as float arrays of one shape (C,), checked."""
+    num, den = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
+    if num.ndim != 1 or num.shape != den.shape:
+        raise ValueError(f"one numerator and one denominator per cluster, not shapes {num.shape} and {den.shape}")
+    if not (np.isfinite(num).all() and np.isfinite(den).all() and (den >= 0).all()):
+        raise ValueError("numerators must be finite, and denominators finite and not negative")
+    if np.any((den == 0) & (num != 0)):
+        raise ValueError("a cluster has a numerator but a denominator of 0")
+    return num, den
+
+
+def _check_bootstrap(clusters: int, resamples: int, level: float) -> int:
+    _check_level(level)
+    if clusters < 2:
+        raise ValueError(f"an interval needs at least two clusters, not {clusters}")
+    if resamples < 100:
+        raise ValueError(f"resamples must be at least 100, not {resamples}")
+    return clusters
+
+
+def _resampled_sums(columns: Float64, rng: np.random.Generator, resamples: int) -> Float64:
+    """Column sums of resampled clusters: (C, K) -> (resamples, K), as multinomial weights times columns."""
+    clusters = len(columns)
+    shares = np.full(clusters, 1 / clusters)
+    block = max(1, _BLOCK // clusters)
+    sizes = [min(block, resamples - start) for start in range(0, resamples, block)]
+    return np.concatenate([rng.multinomial(clusters, shares, size=size).astype(np.float64) @ columns for size in sizes])
+
+
+def _compare(first: Float64, second: Float64, compare: Comparison) -> Float64:
+    """The comparison, elementwise over resamples."""
+    if compare == "difference":
+        return first - second
+    if compare == "exp_difference":
+        return np.exp(first - second)
+    if not ((first > 0).all() and (second > 0).all()):
+        raise ValueError("a ratio needs both statistics positive in every resample: compare the difference instead")
+    return first / second
+
+
+def _percentiles(values: Float64, level: float, clusters: int, name: str) -> Interval:
+    """The expanded percentile interval: tail Phi(t_{C-1, tail} sqrt(C / (C - 1))) in place of (1 - level) / 2."""
+    t = float(stdtrit(clusters - 1, (1 - level) / 2))
+    tail = float(ndtr(t * math.sqrt(clusters / (clusters - 1))))
+    low, high = np.quantile(values, [tail, 1 - tail])
+    method = f"{name}, expanded percentile (Hesterberg 2015), {len(values)} resamples"
+    return Interval(float(low), float(high), level, method, clusters)

@@ -1,0 +1,175 @@
+"""What the conditions of an experiment share: model, prompts, auxiliary text, clean reference, cached projections."""
+
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from audit.config import EMBEDDED, Condition, Experiment
+from audit.measures import Pairs, Scores, continuations, score
+from audit.wire_measure import measure_wire
+from defenses.base import Assets, Defense, Float32, Tokens
+from defenses.data.text import digest, windows
+from defenses.data.workload import make_workload
+from defenses.errors import UserError
+from defenses.models.encoder import SentenceEncoder
+from defenses.models.llm import LLM, load_llm
+from defenses.pipeline.artifacts import PromptArtifact, find_projection, find_prompts, nearest_prompt
+from defenses.pipeline.corpus import Corpus, load_corpus
+from defenses.pipeline.engine import LLMEngine
+from defenses.pipeline.mechanism import Quantizer
+from defenses.pipeline.prompt_training import load_prompt
+from defenses.registry import defenses, pick
+
+AUXILIARY_SEED = 1_000_003  # the adversary's public text comes from other people than the victims
+
+
+class Workbench:
+    """Loads each thing once, on first use.
+
+    Args:
+        experiment: What is run.
+
+    Raises:
+        UserError: from any attribute, when what it needs cannot be had.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        self._assets: dict[str | None, Assets] = {}
+        self._engines: dict[str, LLMEngine] = {}
+        self._wire: dict[tuple[str, int], dict[str, float]] = {}
+        self._root = None if experiment.artifacts is None else Path(experiment.artifacts)
+
+    @cached_property
+    def llm(self) -> LLM:
+        """The frozen LLM."""
+        return load_llm(self.experiment.model)
+
+    @cached_property
+    def encoder(self) -> SentenceEncoder:
+        """The sentence encoder of coherence."""
+        return SentenceEncoder(self.experiment.encoder)
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """Every window of the victims' text."""
+        data = self.experiment.data
+        if data.source == EMBEDDED:
+            return self._embedded(self.experiment.seed, data.length)
+        return load_corpus(self.llm, [data.source], data.length)
+
+    @cached_property
+    def pairs(self) -> Pairs:
+        """The windows that are scored, spread evenly over the documents."""
+        return _cut(self.corpus, self.experiment.data.windows, self.experiment.data.prefix_tokens)
+
+    @cached_property
+    def attacked(self) -> Pairs:
+        """The prompts that are attacked: enough of them for the asked number of tokens."""
+        data = self.experiment.data
+        count = -(-data.attack_tokens // data.prefix_tokens)
+        return _cut(self.corpus, count, data.prefix_tokens)
+
+    @cached_property
+    def auxiliary(self) -> Corpus:
+        """Public text that the adversary has."""
+        sources = self.experiment.data.auxiliary
+        if not sources:
+            return self._embedded(self.experiment.seed + AUXILIARY_SEED, self.experiment.data.prefix_tokens)
+        return load_corpus(self.llm, sources, self.experiment.data.prefix_tokens, pack=True)
+
+    @cached_property
+    def clean_prefixes(self) -> Float32:
+        """E of the scored prefixes, (N, P, b): plain split inference."""
+        return self.llm.embedding[self.pairs.prefix]
+
+    @cached_property
+    def clean(self) -> Scores:
+        """The clean model's scores, the reference of agreement."""
+        return score(self.llm, self.pairs, self.clean_prefixes, None)
+
+    @cached_property
+    def clean_generations(self) -> list[str]:
+        """The clean model's own continuations."""
+        count = min(self.experiment.data.generations, self.pairs.n)
+        return continuations(self.llm, self.clean_prefixes[:count], None, self.experiment.data.continuation_tokens)
+
+    @cached_property
+    def truths(self) -> list[str]:
+        """The true continuations of the generated prompts."""
+        count = min(self.experiment.data.generations, self.pairs.n)
+        return [str(self.llm.tokenizer.decode(row)) for row in self.pairs.continuation[:count]]
+
+    def assets(self, projection: str | None) -> Assets:
+        """Public assets with one projection."""
+        if projection not in self._assets:
+            model, fingerprint = self.experiment.model, self.llm.fingerprint
+            base = Assets(self.llm.embedding, None, model)
+            if projection is not None:
+                base = replace(base, projection=find_projection(model, fingerprint, projection, self._root))
+            self._assets[projection] = base
+        return self._assets[projection]
+
+    def defense(self, condition: Condition) -> Defense[Any]:
+        """The configured defence of one condition."""
+        plugin = pick(defenses(), condition.defense, "defence")
+        try:
+            config = plugin.Config(**condition.parameters)
+        except TypeError as error:
+            raise UserError(f"defence {condition.defense}: {error}; see its Config for its parameters") from error
+        return plugin(config, self.assets(condition.projection))  # type: ignore[no-any-return]  # plug-ins are loaded by name
+
+    def prompt(self, condition: Condition, mu: float, n: int) -> tuple[str | None, torch.Tensor | None]:
+        """The soft prompt that a condition asks for: its name and vectors (m, b)."""
+        if condition.projection is None or condition.soft_prompt == "none":
+            return None, None
+        prompts = self.prompts(condition.projection)
+        if condition.soft_prompt == "clean":
+            chosen = next((one for one in prompts if one.n == 0), None)
+        else:
+            chosen = nearest_prompt(prompts, n, mu)
+        return (None, None) if chosen is None else (chosen.name, load_prompt(chosen.folder))
+
+    def prompts(self, projection: str) -> list[PromptArtifact]:
+        """Every prompt trained behind a projection."""
+        code = self.assets(projection).needed_projection()
+        return find_prompts(self.experiment.model, self.llm.fingerprint, code.name, self._root)
+
+    def engine(self, projection: str) -> LLMEngine:
+        """A server's engine on this model and projection."""
+        if projection not in self._engines:
+            code = self.assets(projection).needed_projection()
+            self._engines[projection] = LLMEngine(self.llm, code, self.prompts(projection))
+        return self._engines[projection]
+
+    def wire(self, projection: str, quantizer: Quantizer) -> dict[str, float]:
+        """Bytes and seconds over a real socket; they depend on n and d alone, so each is measured once."""
+        key = (projection, quantizer.n)
+        if key not in self._wire:
+            count, tokens = self.experiment.wire_prompts, self.experiment.data.continuation_tokens
+            texts = [str(self.llm.tokenizer.decode(row)) for row in self.pairs.prefix[:count]]
+            self._wire[key] = measure_wire(self.engine(projection), quantizer, texts, max_new_tokens=tokens)
+        return self._wire[key]
+
+    def _embedded(self, seed: int, length: int) -> Corpus:
+        """Windows of the package's own workload; a cluster is a user."""
+        prompts = make_workload(seed=seed)
+        texts = [prompt.text for prompt in prompts]
+        rows, owner = windows([self.llm.tokenize(text) for text in texts], length)
+        if not len(rows):
+            raise UserError(f"no embedded prompt has {length} tokens: lower data.prefix_tokens")
+        users = np.array([prompt.user for prompt in prompts], dtype=np.int64)[owner]
+        facts = {"name": f"embedded workload, seed {seed}", "sha256": digest(texts), "documents": len(texts)}
+        return Corpus(rows, users, (facts,))
+
+
+def _cut(corpus: Corpus, count: int, prefix: int) -> Pairs:
+    """`count` windows spread evenly, cut into prefix and continuation."""
+    total = len(corpus.windows)
+    keep = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int))
+    rows: Tokens = corpus.windows[keep]
+    return Pairs(rows[:, :prefix], rows[:, prefix:], corpus.clusters[keep])
