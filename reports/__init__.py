@@ -1,0 +1,1 @@
+"""What a person looks at: reports made from run records alone."""

@@ -1,0 +1,258 @@
+"""A report folder from run records: report.md, its pictures, and copies of the records it was made from."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from audit.records import RunRecord
+from defenses.errors import UserError
+from reports.figures import Drawn, draw_all
+from reports.narrative import RULES, exposure, opening, remark, utility, worth
+from reports.rows import NOT_MEASURED, Row, code, escape, first, percentage, quantity, rows_of, table
+
+MARK = "<!-- delaudit report -->"
+PARTS = {"report.md", "figures", "records"}
+
+
+def write_report(records: Sequence[RunRecord], out_dir: Path) -> Path:
+    """Write a report folder in one step and return it.
+
+    The folder is made beside its place and renamed. A report that is there already is replaced; a folder that holds
+    anything else is left alone.
+
+    Raises:
+        UserError: `out_dir` holds something that is not a report, or cannot be written.
+        ValueError: No records.
+    """
+    if not records:
+        raise ValueError("a report needs at least one record")
+    out = out_dir.resolve()
+    _demand_replaceable(out)
+    partial = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        (partial / "figures").mkdir(parents=True)
+        (partial / "records").mkdir()
+        _fill(records, partial)
+        _swap(partial, out)
+    except OSError as error:
+        raise UserError(f"{out}: the report cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return out_dir
+
+
+def _demand_replaceable(out: Path) -> None:
+    if not out.exists():
+        return
+    names = {item.name for item in out.iterdir()} if out.is_dir() else {out.name}
+    report = out / "report.md"
+    ours = names <= PARTS and report.is_file() and report.read_bytes().startswith(MARK.encode())
+    if names and not ours:
+        raise UserError(f"{out}: holds something other than a delaudit report; name another folder")
+
+
+def _swap(partial: Path, out: Path) -> None:
+    """Put the new folder in place of the old one, which comes back if that fails."""
+    old = out.with_name(f".{out.name}.{os.getpid()}.old")
+    if out.exists():
+        out.rename(old)
+    try:
+        partial.rename(out)
+    except OSError:
+        if old.exists():
+            old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _fill(records: Sequence[RunRecord], folder: Path) -> None:
+    sections = [MARK, "# What the defence is worth" if len(records) == 1 else f"# {len(records)} runs compared", ""]
+    for index, record in enumerate(records, start=1):
+        prefix = "" if len(records) == 1 else f"{index}-"
+        name = f"{prefix}{record.slug}.json"
+        record.write(folder / "records" / name)
+        pictures = draw_all(record, folder / "figures", prefix)
+        if len(records) > 1:
+            sections += [f"## Run {index}: {escape(record.kind)}, {escape(record.created)}", ""]
+        sections += [*_section(record, pictures), f"Record: [{escape(name)}](records/{name})", ""]
+    (folder / "report.md").write_text("\n".join(sections), encoding="utf-8")
+
+
+def _section(record: RunRecord, pictures: Sequence[Drawn]) -> list[str]:
+    rows = rows_of(record)
+    return [
+        opening(record, rows), "",
+        "### Verdicts", "", _verdicts(rows), RULES, "",
+        "### Guarantees, per token", "", _guarantees(rows), _worst_case_note(rows), "",
+        "### Utility", "", _utility(rows), "",
+        "### Attacks", "", _attack_table(rows), "",
+        "### Pictures", "", _pictures(pictures), "",
+        "### Examples", "", _examples(record), "",
+        "### Costs", "", _costs(rows), "",
+        *_run_figures(record),
+        "### Where this comes from", "", _provenance(record), "",
+    ]  # fmt: skip
+
+
+def _verdicts(rows: Sequence[Row]) -> str:
+    clean = first(rows, "identity")
+    body = []
+    for row in rows:
+        best = row.strongest()
+        attack = NOT_MEASURED if best is None else f"{percentage(best[1])} ({escape(best[0])}): {exposure(row)}"
+        perplexity = row.number("perplexity")
+        cost = NOT_MEASURED if perplexity is None else f"{quantity(perplexity)}: {utility(row, clean)}"
+        body.append([escape(row.name), _epsilon(row), worth(row), cost, attack])
+    return table(
+        ["condition", "exact ε per token", "what the guarantee is worth", "perplexity", "strongest attack"], body
+    )
+
+
+def _epsilon(row: Row) -> str:
+    epsilon = row.number("epsilon_exact_token")
+    if epsilon is None:
+        return "none claimed" if row.is_control else NOT_MEASURED
+    return quantity(epsilon)
+
+
+def _guarantees(rows: Sequence[Row]) -> str:
+    keys = ("epsilon_exact_token", "epsilon_gdp_token", "epsilon_pure_token")
+    body = [
+        [
+            escape(row.name), row.text("a_over_c"), row.text("delta"),
+            *(_with_remark(row, key) for key in keys), row.text("gamma"),
+        ]
+        for row in rows if not row.is_control
+    ]  # fmt: skip
+    return table(["condition", "A/c", "δ", "exact ε", "ε of nominal μ-GDP", "pure ε", "gamma (Theorem 4.2)"], body)
+
+
+def _with_remark(row: Row, key: str) -> str:
+    value = row.number(key)
+    if value is None:
+        return row.text(key)
+    return f"{quantity(value)} **(vacuous)**" if remark(value) else quantity(value)
+
+
+def _worst_case_note(rows: Sequence[Row]) -> str:
+    large = [value for row in rows if (value := row.number("epsilon_exact_token")) is not None and remark(value)]
+    note = (
+        "The exact ε is the mechanism's own worst case between two tokens; the nominal one reads the same noise as "
+        "Gaussian and is only an approximation. A prompt of T tokens multiplies the trials by T: its ε is larger still."
+    )
+    if large:
+        note += (
+            f" An ε of {quantity(min(large))} or more multiplies an adversary's odds by e to that power: such a "
+            "guarantee excludes nothing in practice, and only attacks can say what protects the average prompt."
+        )
+    return note
+
+
+def _utility(rows: Sequence[Row]) -> str:
+    body = [
+        [
+            escape(row.name),
+            row.words("prompt_name") if row.values.get("prompt_name") else "none",
+            row.text("perplexity"), row.text("perplexity_over_clean"), row.text("perplexity_without_prompt"),
+            row.text("prompt_gain"), row.text("agreement_top1", percent=True),
+            row.text("coherence"), row.words("coherence_encoder"),
+        ]
+        for row in rows
+    ]  # fmt: skip
+    header = [
+        "condition", "soft prompt", "perplexity", "over the undefended", "perplexity without the prompt",
+        "with over without the prompt", "agreement, top 1", "coherence", "encoder",
+    ]  # fmt: skip
+    return table(header, body)
+
+
+def _attack_table(rows: Sequence[Row]) -> str:
+    names = list(dict.fromkeys(["cosine", *(name for row in rows for name in row.attacks())]))
+    body = [
+        [
+            escape(row.name),
+            *(row.text(f"asr_top1_{name}", percent=True) for name in names),
+            row.text("asr_prior", percent=True),
+        ]
+        for row in rows
+    ]
+    return table(["condition", *(f"{escape(name)}, tokens recovered" for name in names), "blind guess"], body)
+
+
+def _pictures(pictures: Sequence[Drawn]) -> str:
+    if not pictures:
+        return f"No condition has figures to draw: {NOT_MEASURED}."
+    return "\n\n".join(f"**{one.title}**\n\n![{escape(one.alt)}](figures/{one.file})" for one in pictures)
+
+
+def _examples(record: RunRecord) -> str:
+    if not record.examples:
+        return f"Example prompts: {NOT_MEASURED}."
+    attacked, answered = [], []
+    for example in record.examples:
+        name, text = _cell(example.get("condition")), _cell(example.get("text"))
+        recovered = example.get("recovered")
+        found: Mapping[str, Any] = recovered if isinstance(recovered, Mapping) else {"cosine": recovered}
+        shares = example.get("recovered_share")
+        for attack, guess in found.items():
+            share = shares.get(attack) if isinstance(shares, Mapping) else None
+            rate = percentage(share) if isinstance(share, float | int) else NOT_MEASURED
+            if guess is not None:
+                attacked.append([name, text, escape(str(attack)), _cell(guess), rate])
+        if example.get("generation") is not None or example.get("clean_generation") is not None:
+            answered.append([name, text, _cell(example.get("generation")), _cell(example.get("clean_generation"))])
+    parts = [
+        ("prompts", table(["condition", "prompt", "attack", "what it recovered", "tokens right"], attacked), attacked),
+        ("answers", table(["condition", "prompt", "answer", "answer without a defence"], answered), answered),
+    ]
+    return "\n".join(text if body else f"Example {name}: {NOT_MEASURED}.\n" for name, text, body in parts)
+
+
+def _cell(value: object) -> str:
+    return NOT_MEASURED if value is None else escape(str(value))
+
+
+def _costs(rows: Sequence[Row]) -> str:
+    keys = ("bytes_up_per_token", "bytes_down_per_token", "client_ms_per_token", "server_s_per_token")
+    header = ["condition", "bytes up per token", "bytes down per token", "client, ms per token", "server, s per token"]
+    return table(header, [[escape(row.name), *(row.text(key) for key in keys)] for row in rows])
+
+
+def _run_figures(record: RunRecord) -> list[str]:
+    """The figures of the run as a whole, each with what stands behind it; nothing where the record has none."""
+    if not record.figures:
+        return []
+    body = []
+    for figure in record.figures:
+        ends = (
+            NOT_MEASURED
+            if figure.low is None or figure.high is None
+            else f"{quantity(figure.low)} to {quantity(figure.high)}"
+        )
+        value = NOT_MEASURED if figure.value is None else f"{quantity(figure.value)} {escape(figure.unit)}".strip()
+        level = NOT_MEASURED if figure.level is None else percentage(figure.level)
+        body.append([escape(figure.name), value, ends, level, str(figure.n or NOT_MEASURED), escape(figure.method)])
+    return ["### Figures of the run", "", table(["figure", "value", "interval", "level", "n", "method"], body), ""]
+
+
+def _provenance(record: RunRecord) -> str:
+    state = {None: "", True: ", with changes that no commit holds", False: ""}[record.dirty]
+    commit = "not run from a checkout" if record.commit is None else code(record.commit) + state
+    data = [["data", f"{escape(str(item['name']))}, SHA-256 {code(str(item['sha256']))}"] for item in record.data]
+    body = [
+        ["reproduce with", code(record.command) if record.command else NOT_MEASURED],
+        ["seed", str(record.seed)],
+        ["created", escape(record.created)],
+        ["commit", commit],
+        *(data or [["data", NOT_MEASURED]]),
+        ["packages", escape(", ".join(f"{name} {version}" for name, version in record.versions.items()))],
+        [
+            "machine",
+            escape(", ".join(f"{key} {value}" for key, value in record.environment.items() if value is not None)),
+        ],
+        ["configuration", code(json.dumps(record.config, ensure_ascii=False))],
+    ]
+    return table(["what", "value"], body)
