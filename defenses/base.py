@@ -46,6 +46,10 @@ class Claim:
         return f"{self.kind}{f' ({numbers})' if numbers else ''} per {self.unit}, {self.relation}, {self.source}"
 
 
+NO_CLAIM = Claim(kind="none", parameters={}, unit="one token", relation="any", source="no mechanism")
+"""The claim of a control: it promises nothing."""
+
+
 @dataclass(frozen=True)
 class View:
     """Exactly what crosses the wire for B prompts of T tokens, and nothing else.

@@ -3,7 +3,8 @@
 import math
 import shlex
 import sys
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -189,10 +190,10 @@ def _loss_metrics(losses: list[float]) -> dict[str, float | int | None]:
     }
 
 
-def _tracked(options: dict[str, Any], parameters: dict[str, Any]) -> Any:
-    """A context that gives the loop's log function: to MLflow when a tracking URI is given."""
-    if options["tracking"] is None:
-        return nullcontext(None)
+@contextmanager
+def _tracked(options: dict[str, Any], parameters: dict[str, Any]) -> Iterator[Callable[..., None]]:
+    """Give the loop its log function: to MLflow where a tracking URI is given, else to nowhere."""
     from audit.tracking import training_run
 
-    return training_run(options["tracking"], "delaudit-training", parameters)
+    with training_run(options["tracking"], "delaudit-training", parameters) as run:
+        yield lambda step, metrics: run.log(step, **metrics)

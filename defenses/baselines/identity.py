@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from defenses.base import Claim, Defense, Float32, Tokens, View
+from defenses.base import NO_CLAIM, Claim, Defense, Float32, Tokens, View
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Identity(Defense[IdentityConfig]):
     @property
     def claim(self) -> Claim:
         """It promises nothing."""
-        return Claim(kind="none", parameters={}, unit="one token", relation="any", source="no mechanism")
+        return NO_CLAIM
 
     def profile(self) -> None:
         """There is none."""

@@ -6,9 +6,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
-from platformdirs import user_cache_path
 
 from defenses.errors import UserError
+from defenses.models.carriers import cache_dir
 from defenses.pipeline.latents import ClientBundle
 from defenses.pipeline.protocol import ServiceInfo, TokenStreamReader
 
@@ -57,7 +57,7 @@ def fetch_bundle(http: httpx.Client, info: ServiceInfo, cache: Path | None = Non
     Raises:
         UserError: where the service sends another table than its card names, or cannot be reached.
     """
-    folder = user_cache_path("delaudit") / "bundles" if cache is None else cache
+    folder = cache_dir() / "bundles" if cache is None else cache
     path = folder / f"{info.projection_id}.safetensors"
     if path.exists():
         with suppress(UserError):  # damaged in the cache: the service has a sound one

@@ -96,16 +96,12 @@ class Del(Defense[DelConfig]):
 
     def log_likelihood(self, view: View) -> Float32:
         """Compute log P(K | token), (B, T, V), up to the binomial coefficients, as one matmul."""
-        weight, bias = self._likelihood_terms
-        centred = self.counts(view).astype(np.float32) - np.float32(0.5 * self.quantizer.trials)
-        return np.asarray(centred @ weight.T + bias, dtype=np.float32)
+        return self.quantizer.score(self.counts(view), self._scoring_terms)
 
     @cached_property
-    def _likelihood_terms(self) -> tuple[Float32, Float32]:
-        """Weight (V, d) and bias (V,) for counts centred at u / 2, which keeps float32 from cancelling."""
-        weight, bias = self.quantizer.likelihood_terms(self.table.latents(np.arange(self.table.vocabulary)))
-        centred_bias = bias + 0.5 * self.quantizer.trials * weight.sum(axis=-1)
-        return weight.astype(np.float32), centred_bias.astype(np.float32)
+    def _scoring_terms(self) -> tuple[Float32, Float32]:
+        """Likelihood weights (V, d) and biases (V,) of the whole vocabulary."""
+        return self.quantizer.scoring_terms(self.table.latents(np.arange(self.table.vocabulary)))
 
 
 def restore_counts(

@@ -141,16 +141,26 @@ class Quantizer:
         bias = self.trials * np.sum(np.log1p(-relative) - math.log(2.0), axis=-1)
         return weight, bias
 
-    def log_likelihood(self, counts: Counts, latents: Float32) -> Float32:
-        """Log P(counts | latents), less the binomial coefficients: counts (T, d), latents (V, d) -> (T, V).
-
-        One float32 matmul. Counts are centred at u/2 first, so that the two large terms do not cancel in float32.
-        """
+    def scoring_terms(self, latents: Float32) -> tuple[Float32, Float32]:
+        """Weight (V, d) and bias (V,) for counts centred at u/2, so that large terms do not cancel in float32."""
         weight, bias = self.likelihood_terms(latents)
         centred_bias = bias + 0.5 * self.trials * weight.sum(axis=-1)
+        return weight.astype(np.float32), centred_bias.astype(np.float32)
+
+    def score(self, counts: Counts, terms: tuple[Float32, Float32]) -> Float32:
+        """Log P(counts | latents), less the binomial coefficients, as one float32 matmul.
+
+        Args:
+            counts: K, shape (..., d).
+            terms: `scoring_terms` of V latents; they are worth keeping, as they depend on the table alone.
+
+        Returns:
+            Shape (..., V).
+        """
+        weight, bias = terms
         centred = counts.astype(np.float32) - np.float32(0.5 * self.trials)
-        scores: Float32 = np.matmul(centred, weight.astype(np.float32).T, dtype=np.float32)
-        scores += centred_bias.astype(np.float32)
+        scores: Float32 = np.matmul(centred, weight.T, dtype=np.float32)
+        scores += bias
         return scores
 
     def _relative(self, latents: Float32 | Float64) -> Float64:

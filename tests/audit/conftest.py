@@ -48,7 +48,7 @@ def store(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_experiment(model_folder: Path, encoder_folder: Path, store: Path) -> dict[str, Any]:
     """The tables of a tiny experiment."""
     return {
@@ -61,6 +61,6 @@ def tiny_experiment(model_folder: Path, encoder_folder: Path, store: Path) -> di
         "grids": [
             {"defense": "identity"},
             {"defense": "projection-only", "projection": ["d16"]},
-            {"defense": "del", "projection": ["d16"], "parameters": {"n": [4], "mu": [2, 60]}},
+            {"defense": "del", "projection": ["d16"], "parameters": {"n": [4], "mu": [2, 200]}},
         ],
     }

@@ -16,24 +16,10 @@ from defenses.errors import UserError
 
 
 @pytest.fixture(scope="module")
-def outcome(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunRecord, Path]:
+def outcome(tiny_experiment: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[RunRecord, Path]:
     """One finished run and its folder."""
     out = tmp_path_factory.mktemp("run")
-    model, encoder = request.getfixturevalue("model_folder"), request.getfixturevalue("encoder_folder")
-    tables = {
-        "name": "tiny",
-        "model": str(model),
-        "encoder": str(encoder),
-        "artifacts": str(request.getfixturevalue("store")),
-        "data": {"prefix_tokens": 12, "continuation_tokens": 6, "windows": 12, "generations": 4, "attack_tokens": 240},
-        "wire_prompts": 1,
-        "grids": [
-            {"defense": "identity"},
-            {"defense": "projection-only", "projection": ["d16"]},
-            {"defense": "del", "projection": ["d16"], "parameters": {"n": [4], "mu": [2, 200]}},
-        ],
-    }
-    return run_experiment(parse_experiment(tables), out), out
+    return run_experiment(parse_experiment(tiny_experiment), out), out
 
 
 def test_the_identity_changes_nothing(outcome: tuple[RunRecord, Path]) -> None:

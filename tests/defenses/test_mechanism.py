@@ -131,7 +131,7 @@ def test_the_null_says_nothing() -> None:
     counts = null.sample(latents, seeded_rng(1))
     assert not null.decode(counts).any()
     assert np.all(np.isinf(null.variance(latents)))
-    scores = null.log_likelihood(counts, latents)
+    scores = null.score(counts, null.scoring_terms(latents))
     assert np.all(scores == scores[:, :1])
 
 
@@ -176,4 +176,4 @@ def test_likelihood_is_scipys_binomial(n: int) -> None:
         oracle[i, j] = np.sum(stats.binom.logpmf(counts[i], u, quantizer.probability(latents[j]))) - sum(coefficients)
     weight, bias = quantizer.likelihood_terms(latents)
     assert np.allclose(counts @ weight.T + bias, oracle, rtol=1e-10, atol=1e-9)
-    assert np.allclose(quantizer.log_likelihood(counts, latents), oracle, rtol=1e-5, atol=1e-3)
+    assert np.allclose(quantizer.score(counts, quantizer.scoring_terms(latents)), oracle, rtol=1e-5, atol=1e-3)
