@@ -37,7 +37,7 @@ from defenses.randomness import describe_rng, seeded_rng
 from defenses.registry import pick
 
 Row = dict[str, Any]
-EXAMPLES = 3
+EXAMPLES = 2
 
 
 @dataclass
@@ -223,13 +223,14 @@ def _examples(
     if data.source != EMBEDDED and not data.show_text:
         return []
     decode = bench.llm.tokenizer.decode
+    seen = {name: first for name, first in guesses.items() if name != "prior"}  # it reads nothing
     secrets = bench.attacked.prefix[:EXAMPLES]
     read = [
         {
             "condition": condition.label,
             "text": str(decode(secret)),
-            "recovered": {name: str(decode(first[index])) for name, first in guesses.items()},
-            "recovered_share": {name: float((first[index] == secret).mean()) for name, first in guesses.items()},
+            "recovered": {name: str(decode(first[index])) for name, first in seen.items()},
+            "recovered_share": {name: float((first[index] == secret).mean()) for name, first in seen.items()},
         }
         for index, secret in enumerate(secrets)
     ]

@@ -216,9 +216,20 @@ def _cell(value: object) -> str:
 
 
 def _costs(rows: Sequence[Row]) -> str:
-    keys = ("bytes_up_per_token", "bytes_down_per_token", "client_ms_per_token", "server_s_per_token")
-    header = ["condition", "bytes up per token", "bytes down per token", "client, ms per token", "server, s per token"]
-    return table(header, [[escape(row.name), *(row.text(key) for key in keys)] for row in rows])
+    columns = {
+        "bytes_up_per_token": "message bytes up per token",
+        "socket_bytes_up_per_token": "on the socket, up",
+        "bytes_down_per_token": "answer bytes down per token",
+        "socket_bytes_down_per_token": "on the socket, down",
+        "client_ms_per_token": "client, ms per token",
+        "server_s_per_token": "server, s per token",
+    }
+    body = [[escape(row.name), *(row.text(key) for key in columns)] for row in rows]
+    note = (
+        "Messages carry a 32-byte header; the socket adds HTTP's own headers, counted over prompts and answers of this "
+        "run's lengths. Bytes and seconds depend on n and d, not on the noise: they are measured once for each."
+    )
+    return table(["condition", *columns.values()], body) + "\n" + note
 
 
 def _run_figures(record: RunRecord) -> list[str]:
