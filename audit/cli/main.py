@@ -60,6 +60,8 @@ def main() -> None:
         _fail(str(error))
     except click.ClickException as error:
         _fail(error.format_message())
+    except OSError as error:
+        _fail(f"{error.filename or 'the system'}: {error.strerror or error}; check the path, its rights and the disk")
     except (click.Abort, KeyboardInterrupt):
         click.echo("delaudit: interrupted; a command with a work or output folder resumes when run again", err=True)
         sys.exit(130)

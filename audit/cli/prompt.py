@@ -13,6 +13,7 @@ from defenses.errors import UserError
 if TYPE_CHECKING:
     from defenses.pipeline.client import Client, Traffic
     from defenses.pipeline.mechanism import Quantizer
+    from defenses.pipeline.protocol import ServiceInfo
 
 
 @click.command()
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 @click.option("--n", type=click.IntRange(1, 8), help="Bits per coordinate; else as the server deploys it.")
 @click.option("--mu", type=float, help="Nominal mu per token; 0 is the null. Else as the server deploys it.")
 @click.option("--a-over-c", type=float, help="A/c instead of --mu; inf is the null.")
+@click.option("--epsilon", type=float, help="Exact epsilon per token instead of --mu: the least noise that keeps it.")
+@click.option("--delta", type=float, default=1e-5, show_default=True, help="With --epsilon.")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=64, show_default=True)
 @click.option("--temperature", type=click.FloatRange(0, 10), default=0.0, show_default=True, help="0 is greedy.")
 @click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), help="The server's sampling seed, not the coins'.")
@@ -49,10 +52,14 @@ def prompt(text: str, url: str, token: str, as_json: bool, **options: Any) -> No
             pieces.append(piece)
             if not as_json:
                 click.echo(piece, nl=False)
+    chosen = client.quantizer
     if as_json:
-        click.echo(json.dumps(_figures("".join(pieces), client.quantizer, answer.traffic)))
+        click.echo(json.dumps(_figures("".join(pieces), chosen, answer.traffic)))
     else:
         click.echo()
+    if all(options[name] is None for name in ("mu", "a_over_c", "epsilon")):
+        noise = f"n = {chosen.n}, A/c = {chosen.a_over_c:.4g}, nominal mu = {chosen.mu:.4g} a token"
+        click.echo(f"delaudit: noise chosen by the server: {noise}; --mu or --epsilon sets your own", err=True)
 
 
 def _connect(url: str, token: str, options: dict[str, Any]) -> "Client":
@@ -63,12 +70,30 @@ def _connect(url: str, token: str, options: dict[str, Any]) -> "Client":
 
     with open_http(url, token, timeout=options["timeout"]) as http:
         info = fetch_info(http)
-        quantizer = choose_quantizer(info, n=options["n"], mu=options["mu"], a_over_c=options["a_over_c"])
+        quantizer = choose_quantizer(info, n=options["n"], mu=options["mu"], a_over_c=_ratio(info, options))
         if options["bundle"]:
             bundle = check_bundle(ClientBundle.load(options["bundle"]), info)
         else:
             bundle = fetch_bundle(http, info)
     return Client(bundle.table, load_tokenizer(bundle), quantizer, url, token, timeout=options["timeout"])
+
+
+def _ratio(info: "ServiceInfo", options: dict[str, Any]) -> float | None:
+    """A/c as given, or the smallest that keeps an exact epsilon per token; None leaves it to --mu or the server."""
+    if options["epsilon"] is None:
+        given: float | None = options["a_over_c"]
+        return given
+    if options["mu"] is not None or options["a_over_c"] is not None:
+        raise UserError("give one of --mu, --a-over-c and --epsilon: each fixes the noise")
+    if options["n"] is None:
+        raise UserError("--epsilon needs --n: the noise that keeps it depends on the bits per coordinate")
+    # The accountant needs scipy; only this option pays for its import.
+    from defenses.privacy.binomial import a_over_c_for_epsilon
+
+    try:
+        return a_over_c_for_epsilon(options["epsilon"], options["delta"], options["n"], info.d)
+    except ValueError as error:
+        raise UserError(f"--epsilon {options['epsilon']:g}: {error}") from error
 
 
 def _figures(text: str, quantizer: "Quantizer", traffic: "Traffic") -> dict[str, Any]:

@@ -157,3 +157,13 @@ def test_command_line_errors_are_one_line_and_exit_2(arguments: list[str], tmp_p
     assert len(lines) == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_an_output_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    """A file in the output folder's place, or below it, is named; exit code 2."""
+    (tmp_path / "file").write_text("mine")
+    for out in ("file", "file/below"):
+        done = _delaudit("quickstart", "--out", out, "--model", "/nowhere/at/all", cwd=tmp_path)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+    assert (tmp_path / "file").read_text() == "mine"

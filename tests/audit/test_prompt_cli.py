@@ -116,3 +116,31 @@ def test_prompt_loads_nothing_heavy(url: str, tmp_path: Path) -> None:
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=True)  # noqa: S603 - our own script
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_noise_from_an_exact_epsilon(url: str, tmp_path: Path) -> None:
+    """--epsilon takes the least noise that keeps it; the accountant agrees."""
+    from defenses.privacy.binomial import StochasticQuantizationProfile
+
+    arguments = ["prompt", "my name is Ada", "--server", url, "--epsilon", "3", "--n", "2", "--json"]
+    done = delaudit(*arguments, cache=tmp_path)
+    assert done.returncode == 0, done.stderr.decode()
+    figures = json.loads(done.stdout)
+    exact = StochasticQuantizationProfile.of(2, figures["d"], figures["a_over_c"]).epsilon(1e-5)
+    assert 3 * (1 - 1e-6) <= exact <= 3
+
+
+def test_epsilon_contradicts_mu_and_needs_n(url: str, tmp_path: Path) -> None:
+    """Two noises at once, or an epsilon without bits, are refused before anything is sent."""
+    base = ["prompt", "hello", "--server", url, "--epsilon", "3"]
+    assert_one_line(delaudit(*base, "--n", "2", "--mu", "5", cache=tmp_path), "one of --mu")
+    assert_one_line(delaudit(*base, cache=tmp_path), "needs --n")
+    assert_one_line(delaudit(*base[:-1], "-1", "--n", "2", cache=tmp_path), "epsilon")
+
+
+def test_noise_that_the_server_chose_is_said(url: str, tmp_path: Path) -> None:
+    """Who leaves the noise to the server is told what it chose; who sets it is not."""
+    chosen = delaudit("prompt", "hello", "--server", url, cache=tmp_path)
+    assert "noise chosen by the server" in chosen.stderr.decode()
+    own = delaudit("prompt", "hello", "--server", url, "--mu", "5", "--n", "2", cache=tmp_path)
+    assert not own.stderr.decode().strip()
