@@ -191,7 +191,11 @@ def _attacks(bench: Workbench, defense: Defense[Any]) -> tuple[Row, dict[str, To
     """Attack success rates with intervals, the blind prior's as floor; and each attack's first guesses."""
     seed, victims = bench.experiment.seed, bench.attacked
     view, _ = restored_prefixes(defense, victims.prefix, seed, "attack")
-    found: Row = {"attack_tokens": int(victims.prefix.size), "body_bytes_up_per_token": view.bytes_per_token}
+    found: Row = {
+        "attack_tokens": int(victims.prefix.size),
+        "attack_documents": len(np.unique(victims.clusters)),
+        "body_bytes_up_per_token": view.bytes_per_token,
+    }
     guesses: dict[str, Tokens] = {}
     for name in bench.experiment.attacks:
         plugin: type[Attack] = pick(attacks(), name, "attack")
