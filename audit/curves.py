@@ -8,7 +8,8 @@ Row = Mapping[str, Any]
 # Numbers that say what was run; every other number in a row is a figure. Texts and switches are parameters too.
 PARAMETERS = frozenset({
     "n", "d", "b", "mu", "a_over_c", "clip", "seed", "tokens", "delta", "temperature", "epsilon_target", "asr_target",
-    "prompts", "vectors", "resamples", "level", "repeat", "kappa", "windows", "documents", "attack_tokens", "attack_documents",
+    "prompts", "vectors", "resamples", "level", "repeat", "kappa", "windows", "documents", "attack_tokens",
+    "attack_documents",
 })  # fmt: skip
 # Rows that agree in these lie on one curve; along it the noise moves.
 CURVE = ("defence", "n", "d", "projection", "model", "soft_prompt")
