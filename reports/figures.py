@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from audit.curves import curves
 from audit.records import RunRecord
-from reports.rows import Row, first, percentage, quantity, rows_of
+from reports.rows import Row, percentage, quantity, reference, rows_of
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = "os^Dv*P"
@@ -121,7 +121,7 @@ def _curve(axes: Axes, rows: Sequence[Row], y: str, name: str, index: int) -> in
 def _levels(axes: Axes, rows: Sequence[Row], key: str) -> None:
     """The controls as horizontal lines with their names."""
     for defence, dash, name in (("identity", "-", "undefended"), ("projection-only", "--", "projection, no noise")):
-        row = first(rows, defence)
+        row = reference(rows, defence)
         value = None if row is None else row.number(key)
         if value is not None:
             axes.axhline(value, color="0.35", linestyle=dash, linewidth=1.2, label=f"{name}: {quantity(value)}")

@@ -11,7 +11,7 @@ from audit.records import RunRecord
 from defenses.errors import UserError
 from reports.figures import Drawn, draw_all
 from reports.narrative import RULES, exposure, opening, remark, utility, worth
-from reports.rows import NOT_MEASURED, Row, code, escape, first, percentage, quantity, rows_of, table
+from reports.rows import NOT_MEASURED, Row, code, escape, percentage, quantity, reference, rows_of, table
 
 MARK = "<!-- delaudit report -->"
 PARTS = {"report.md", "figures", "records"}
@@ -98,7 +98,7 @@ def _section(record: RunRecord, pictures: Sequence[Drawn]) -> list[str]:
 
 
 def _verdicts(rows: Sequence[Row]) -> str:
-    clean = first(rows, "identity")
+    clean = reference(rows, "identity")
     body = []
     for row in rows:
         best = row.strongest()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from audit.records import RunRecord
-from reports.rows import NOT_MEASURED, Row, escape, first, percentage, quantity
+from reports.rows import NOT_MEASURED, Row, escape, percentage, quantity, reference
 
 VACUOUS_EPSILON = 100.0
 USABLE, DEGRADED = 2.0, 10.0  # perplexity over the undefended model's
@@ -95,7 +95,7 @@ def _what_ran(record: RunRecord, rows: Sequence[Row]) -> str:
 
 
 def _clean(rows: Sequence[Row]) -> str:
-    clean, bare = first(rows, "identity"), first(rows, "projection-only")
+    clean, bare = reference(rows, "identity"), reference(rows, "projection-only")
     if clean is None or clean.number("perplexity") is None:
         return "The undefended model was not measured, so costs in utility have no reference."
     text = f"Undefended, the model's perplexity is {clean.text('perplexity')}"
@@ -105,7 +105,7 @@ def _clean(rows: Sequence[Row]) -> str:
 
 
 def _best(rows: Sequence[Row]) -> str:
-    clean = first(rows, "identity")
+    clean = reference(rows, "identity")
     ranked = sorted(
         ((value, row) for row in rows if not row.is_control and (value := row.number("perplexity")) is not None),
         key=lambda pair: pair[0],

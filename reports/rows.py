@@ -100,9 +100,10 @@ def rows_of(record: RunRecord) -> list[Row]:
     ]
 
 
-def first(rows: Sequence[Row], defence: str) -> Row | None:
-    """The first row of a defence."""
-    return next((row for row in rows if row.defence == defence), None)
+def reference(rows: Sequence[Row], control: str) -> Row | None:
+    """The row of a control that others are compared with: the one without a soft prompt; None where several vie."""
+    found = [row for row in rows if row.defence == control and not row.values.get("prompt_name")]
+    return found[0] if len(found) == 1 else None
 
 
 def quantity(value: float) -> str:

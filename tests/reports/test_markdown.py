@@ -17,7 +17,7 @@ from defenses.errors import UserError
 from reports import figures
 from reports.markdown import MARK, write_report
 from reports.narrative import exposure, opening, utility, worth
-from reports.rows import NOT_MEASURED, Row, code, escape, percentage, quantity, rows_of, table
+from reports.rows import NOT_MEASURED, Row, code, escape, percentage, quantity, reference, rows_of, table
 
 
 def read(record: RunRecord, tmp_path: Path) -> str:
@@ -296,3 +296,13 @@ def test_numbers_are_short(value: float, text: str) -> None:
     """Three or four digits, thousands apart."""
     assert quantity(value) == text
     assert percentage(0.0314) == "3.1 %"
+
+
+def test_a_reference_is_the_one_control_without_a_prompt() -> None:
+    """A control with a soft prompt is no reference, and of several projections none stands for all."""
+    clean = Row({"defence": "identity", "perplexity": 30.0}, {})
+    adapted = Row({"defence": "identity", "perplexity": 23.0, "prompt_name": "clean"}, {})
+    widths = [Row({"defence": "projection-only", "projection": name}, {}) for name in ("d18", "d64")]
+    assert reference([adapted, clean, *widths], "identity") is clean
+    assert reference([clean, *widths], "projection-only") is None
+    assert reference([clean, widths[0]], "projection-only") is widths[0]
