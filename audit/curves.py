@@ -72,8 +72,12 @@ def columns(rows: Sequence[Row]) -> dict[str, list[Any]]:
 
 
 def _name(group: Sequence[str | None], telling: Sequence[int]) -> str:
-    parts = [f"{CURVE[i]}={group[i]}" for i in telling if group[i] is not None]
-    return ", ".join([group[0] or "run", *parts])
+    told = {CURVE[i]: group[i] for i in telling if group[i] is not None}
+    projection = told.pop("projection", None)
+    if projection is not None:
+        told.pop("d", None)  # the projection's name fixes its width
+    title = " ".join(part for part in (group[0] or "run", projection) if part)
+    return ", ".join([title, *(f"{key}={value}" for key, value in told.items())])
 
 
 def _text(value: object) -> str | None:
