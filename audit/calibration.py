@@ -84,6 +84,9 @@ def calibrate_asr(
     """
     if not 0 < target < 1:
         raise UserError(f"--target-asr {target}: a success rate is strictly between 0 and 1")
+    for name in (attack, *others):
+        pick(attacks(), name, "attack")  # a mistake is found before the model is loaded
+    d = bench.assets(projection).needed_projection().d
     trace: list[tuple[float, float]] = []
 
     def success(mu: float) -> float:
@@ -92,7 +95,7 @@ def calibrate_asr(
         return found
 
     low, high = (math.log(mu) for mu in MU_RANGE)
-    with tqdm(total=STEPS, desc=f"calibrating {attack}", unit="step") as bar:
+    with tqdm(total=STEPS, desc=f"calibrating {attack}", unit="step", leave=False) as bar:
         least, most = success(math.exp(low)), success(math.exp(high))
         if not least < target < most:
             raise UserError(
@@ -107,7 +110,6 @@ def calibrate_asr(
     measured: dict[str, float | None] = {}
     for name in dict.fromkeys([attack, *others]):
         measured |= _measure(bench, name, n, projection, mu)
-    d = bench.assets(projection).needed_projection().d
     report = account(n, d, 1, bench.experiment.delta, mu=mu)
     return Calibration(target, attack, mu, measured, report, int(bench.attacked.prefix.size), tuple(trace))
 

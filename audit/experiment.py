@@ -61,10 +61,14 @@ def run_experiment(experiment: Experiment, out: Path, *, kind: str = "experiment
     """
     bench = Workbench(experiment)
     conditions = experiment.conditions()
+    # Every name and parameter is checked before the first long computation.
+    for name in experiment.attacks:
+        pick(attacks(), name, "attack")
     for condition in conditions:
-        bench.defense(condition)  # every parameter is checked before the first long computation
+        bench.defense(condition)
+    facts = [dict(fact) for fact in (*bench.corpus.facts, *bench.auxiliary.facts)]
     results: list[_Result] = []
-    with tqdm(total=len(conditions), unit="condition", desc=experiment.name) as bar:
+    with tqdm(total=len(conditions), unit="condition", desc=experiment.name, leave=False) as bar:
         for condition in conditions:
             bar.set_postfix_str(condition.label)
             results.append(_cached(out, bench, condition, _run_condition))
@@ -74,7 +78,7 @@ def run_experiment(experiment: Experiment, out: Path, *, kind: str = "experiment
         config=asdict(experiment),
         seed=experiment.seed,
         rows=[result.row for result in results],
-        data=[dict(fact) for fact in (*bench.corpus.facts, *bench.auxiliary.facts)],
+        data=facts,
         examples=[example for result in results for example in result.examples],
     )
 

@@ -73,7 +73,6 @@ def _run(experiment: "Experiment", out: Path, kind: str, *, as_json: bool) -> No
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file: name a folder")
     reporters = {point.name: point.load() for point in entry_points(group="delaudit.reporters")}
-    click.echo(f"{experiment.name}: loading {experiment.model} (the first run fetches it)", err=True)
     from audit.experiment import run_experiment
     from audit.mlflow_session import sqlite_uri
     from audit.tracking import log_record

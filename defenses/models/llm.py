@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from defenses.base import Float32
 from defenses.errors import UserError
@@ -98,7 +99,8 @@ def _default_folder() -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".convert-") as work:
         fresh = Path(work) / "model"
-        _convert_gguf(carrier, fresh)
+        with tqdm(total=1, desc=f"converting {DEFAULT_MODEL}, once", unit="model", leave=False):
+            _convert_gguf(carrier, fresh)
         facts = {"sha256": sha256_file(fresh / "model.safetensors"), "from": SMOLLM2.requirement}
         (fresh / "manifest.json").write_text(json.dumps(facts), encoding="utf-8")
         if folder.exists():
