@@ -7,7 +7,7 @@ that is started again goes on with the first unfinished one.
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from audit.measures import (
     restored_prefixes,
     score,
 )
+from audit.provenance import code_digest
 from audit.records import RunRecord, new_record
 from audit.workbench import Workbench
 from defenses.base import Defense, Tokens
@@ -71,7 +72,7 @@ def run_experiment(experiment: Experiment, out: Path, *, kind: str = "experiment
     with tqdm(total=len(conditions), unit="condition", desc=experiment.name, leave=False) as bar:
         for condition in conditions:
             bar.set_postfix_str(condition.label)
-            results.append(_cached(out, bench, condition, _run_condition))
+            results.append(_cached(out, bench, condition))
             bar.update()
     return new_record(
         kind,
@@ -83,25 +84,20 @@ def run_experiment(experiment: Experiment, out: Path, *, kind: str = "experiment
     )
 
 
-def _cached(
-    out: Path,
-    bench: Workbench,
-    condition: Condition,
-    compute: Callable[[Workbench, Condition], _Result],
-) -> _Result:
+def _cached(out: Path, bench: Workbench, condition: Condition) -> _Result:
     """The result of one condition, from the output folder where it is already there."""
     # What is measured depends on everything but the list of conditions and where it is logged.
     shared = {k: v for k, v in asdict(bench.experiment).items() if k not in {"grids", "tracking", "name"}}
-    artifacts = _artifact_hash(bench, condition)
-    data = [fact["sha256"] for fact in bench.corpus.facts]
-    key = json.dumps([shared, asdict(condition), artifacts, data, bench.llm.fingerprint], sort_keys=True, default=str)
+    data = [fact["sha256"] for fact in (*bench.corpus.facts, *bench.auxiliary.facts)]
+    origin = [_artifact_hash(bench, condition), bench.llm.fingerprint, code_digest()]
+    key = json.dumps([shared, asdict(condition), data, origin], sort_keys=True, default=str)
     place = out / "conditions" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
     if place.exists():
         try:
             return _Result(**json.loads(place.read_text(encoding="utf-8")))
         except (ValueError, TypeError):
             place.unlink()  # half a file of an older crash: measure again
-    result = compute(bench, condition)
+    result = _run_condition(bench, condition)
     write_text(place, json.dumps(asdict(result)))
     return result
 

@@ -1,5 +1,6 @@
 """Where a figure comes from: the code's commit, the packages, the machine and the command, without secrets."""
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -58,6 +59,16 @@ def collect_provenance(arguments: Sequence[str] | None = None) -> Provenance:
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=public_command(sys.argv if arguments is None else arguments),
     )
+
+
+def code_digest() -> str:
+    """SHA-256 (hex) over the source that measures: what a cached result was computed by."""
+    root = Path(__file__).resolve().parent.parent
+    state = hashlib.sha256()
+    for package in ("audit", "attacks", "defenses"):
+        for path in sorted((root / package).rglob("*.py")):
+            state.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    return state.hexdigest()
 
 
 def git_state(file: Path) -> tuple[str | None, bool | None]:

@@ -78,6 +78,17 @@ def test_a_rerun_measures_nothing_again(outcome: tuple[RunRecord, Path], monkeyp
     assert len(measured) == 1
 
 
+def test_changed_code_measures_again(outcome: tuple[RunRecord, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A condition that other code measured is not taken for this code's."""
+    record, out = outcome
+    measured: list[str] = []
+    original = audit.experiment._run_condition
+    monkeypatch.setattr(audit.experiment, "_run_condition", lambda b, c: measured.append(c.label) or original(b, c))
+    monkeypatch.setattr(audit.experiment, "code_digest", lambda: "other code")
+    run_experiment(parse_experiment(dict(record.config), ["grids.2.parameters.mu=[2]"]), out)
+    assert len(measured) == 3
+
+
 def test_examples_show_embedded_prompts(outcome: tuple[RunRecord, Path]) -> None:
     """The record holds prompts of the embedded workload with what each attack read."""
     read = [example for example in outcome[0].examples if "recovered" in example]
