@@ -217,6 +217,7 @@ def _cell(value: object) -> str:
 
 def _costs(rows: Sequence[Row]) -> str:
     columns = {
+        "body_bytes_up_per_token": "attacked views, bytes per token",
         "bytes_up_per_token": "message bytes up per token",
         "socket_bytes_up_per_token": "on the socket, up",
         "bytes_down_per_token": "answer bytes down per token",

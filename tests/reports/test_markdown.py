@@ -67,7 +67,7 @@ def test_missing_figures_are_shown_as_not_measured(record: RunRecord, tmp_path: 
     coherence = [cells[7] for cells in section(text, "Utility")]
     assert coherence[1] == NOT_MEASURED
     assert coherence[2] == f"{NOT_MEASURED} (not a number)"
-    assert [cells[5] for cells in section(text, "Costs")].count(NOT_MEASURED) == 3
+    assert [cells[6] for cells in section(text, "Costs")].count(NOT_MEASURED) == 3
     assert section(text, "Guarantees, per token")[2][-1] == "infinite"
 
 
