@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from attacks.base import Attack, attacks
 from audit.accounting import AccountReport, account
-from audit.measures import attack_shares, restored_prefixes
+from audit.measures import Pairs, attack_shares, restored_prefixes
 from audit.workbench import Workbench
 from defenses.errors import UserError
 from defenses.pipeline.defense import Del, DelConfig
@@ -31,10 +32,11 @@ class Calibration:
         target: The asked top-1 success rate.
         attack: The attack that was calibrated with.
         mu: The nominal mu found.
-        measured: Columns of every attack at that mu, with 95 % intervals over documents.
+        measured: Columns of every attack at that mu on other documents and coins, with 95 % intervals over them.
         account: The accounting of one token at that mu.
-        tokens: How many tokens were attacked.
-        trace: (mu, success) of every step.
+        tokens: How many held-out tokens `measured` rests on.
+        calibration_tokens: How many tokens mu was chosen on.
+        trace: (mu, success) of every step, on the calibration tokens.
     """
 
     target: float
@@ -43,6 +45,7 @@ class Calibration:
     measured: Mapping[str, float | None]
     account: AccountReport
     tokens: int
+    calibration_tokens: int
     trace: tuple[tuple[float, float], ...]
 
     def to_json_dict(self) -> dict[str, Any]:
@@ -52,6 +55,7 @@ class Calibration:
             "attack": self.attack,
             "mu": self.mu,
             "attacked_tokens": self.tokens,
+            "calibration_tokens": self.calibration_tokens,
             **self.account.to_json_dict(),
             **self.measured,
             "trace": [list(step) for step in self.trace],
@@ -69,7 +73,8 @@ def calibrate_asr(
 ) -> Calibration:
     """Bisect mu until an attack's top-1 success reaches a target (arXiv 2602.11513, evaluation).
 
-    The same prompts and the same named stream of coins serve every step.
+    Every second document serves the bisection, under one named stream of coins; the others, under fresh coins, serve
+    the figures that are reported. The target is thus met up to sampling error, and the intervals are honest.
 
     Args:
         bench: Model, prompts and auxiliary text.
@@ -86,11 +91,16 @@ def calibrate_asr(
         raise UserError(f"--target-asr {target}: a success rate is strictly between 0 and 1")
     for name in (attack, *others):
         pick(attacks(), name, "attack")  # a mistake is found before the model is loaded
-    d = bench.assets(projection).needed_projection().d
+    assets = bench.assets(projection)
+    d = assets.needed_projection().d
+    fitting, held_out = _halves(bench.attacked)
     trace: list[tuple[float, float]] = []
 
     def success(mu: float) -> float:
-        found = float(_measure(bench, attack, n, projection, mu)[f"asr_top1_{attack}"] or 0.0)
+        found = float(
+            _measure(bench, attack, Del(DelConfig(n=n, mu=mu), assets), fitting, "calibrate")[f"asr_top1_{attack}"]
+            or 0.0
+        )
         trace.append((mu, found))
         return found
 
@@ -109,16 +119,33 @@ def calibrate_asr(
     mu = math.exp((low + high) / 2)
     measured: dict[str, float | None] = {}
     for name in dict.fromkeys([attack, *others]):
-        measured |= _measure(bench, name, n, projection, mu)
+        measured |= _measure(bench, name, Del(DelConfig(n=n, mu=mu), assets), held_out, "measure")
     report = account(n, d, 1, bench.experiment.delta, mu=mu)
-    return Calibration(target, attack, mu, measured, report, int(bench.attacked.prefix.size), tuple(trace))
+    return Calibration(
+        target, attack, mu, measured, report, int(held_out.prefix.size), int(fitting.prefix.size), tuple(trace)
+    )
 
 
-def _measure(bench: Workbench, attack: str, n: int, projection: str, mu: float) -> dict[str, float | None]:
-    """One attack's columns at one mu."""
-    defense = Del(DelConfig(n=n, mu=mu), bench.assets(projection))
-    seed, victims = bench.experiment.seed, bench.attacked
-    view, _ = restored_prefixes(defense, victims.prefix, seed, "attack")
+def _halves(victims: Pairs) -> tuple[Pairs, Pairs]:
+    """Windows of every second document, and of the others.
+
+    Raises:
+        UserError: fewer than four documents: each half needs two for an interval.
+    """
+    documents, place = np.unique(victims.clusters, return_inverse=True)
+    if len(documents) < 4:
+        raise UserError(f"calibration needs at least 4 documents, there are {len(documents)}: give more text")
+    even = place % 2 == 0
+    first, second = (
+        Pairs(victims.prefix[keep], victims.continuation[keep], victims.clusters[keep]) for keep in (even, ~even)
+    )
+    return first, second
+
+
+def _measure(bench: Workbench, attack: str, defense: Del, victims: Pairs, stream: str) -> dict[str, float | None]:
+    """One attack's columns against one configured defence, under a named stream of coins."""
+    seed = bench.experiment.seed
+    view, _ = restored_prefixes(defense, victims.prefix, seed, stream)
     plugin: type[Attack] = pick(attacks(), attack, "attack")
     fitted = plugin(defense).fit([], [bench.auxiliary.windows])
     return attack_shares(fitted, view, victims.prefix, victims.clusters, seed)[0]

@@ -23,7 +23,7 @@ def service_rng() -> np.random.Generator:
     """A generator for a defence in service: AES-128 in counter mode under a fresh key from the operating system.
 
     Draw a new one for each request: nothing is then shared between requests, forks or restored snapshots. AES runs
-    on the processor's own instructions, four times as fast as ChaCha20 from the same library.
+    on the processor's own instructions.
     """
     return np.random.Generator(AESCounter(key=secrets.randbits(128)))
 

@@ -18,7 +18,13 @@ import click
 @click.option("--projection", default="d128-noise-aware", show_default=True)
 @click.option("--data", default="embedded", show_default=True, help='"embedded" or SOURCE@SPLIT.')
 @click.option("--auxiliary", multiple=True, help="Public text for the prior, SOURCE@SPLIT; repeatable.")
-@click.option("--attack-tokens", type=int, default=2000, show_default=True)
+@click.option(
+    "--attack-tokens",
+    type=click.IntRange(min=1),
+    default=2000,
+    show_default=True,
+    help="About as many again choose mu.",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def calibrate(**options: Any) -> None:
@@ -61,7 +67,7 @@ def _by_asr(options: dict[str, Any]) -> dict[str, Any]:
         "data": {
             "source": options["data"],
             "auxiliary": list(options["auxiliary"]),
-            "attack_tokens": options["attack_tokens"],
+            "attack_tokens": 2 * options["attack_tokens"],  # half to choose mu on, half to report on
         },
         "grids": [{"defense": "del", "projection": [options["projection"]], "parameters": {"n": options["n"]}}],
     }
@@ -89,9 +95,10 @@ def _lines(found: dict[str, Any]) -> list[str]:
             name = key.removeprefix("asr_top1_")
             lines.append(f"ASR {name:<17} {found[key]:.3f}  [{low:.3f}, {high:.3f}] (95 %, documents resampled)")
     if "target_asr" in found:
-        goal = f"{found['attack']} reads {found['target_asr']:.1%} of {found['attacked_tokens']} tokens"
+        goal = f"{found['attack']} reads {found['target_asr']:.1%} of {found['calibration_tokens']} tokens"
+        shown = f"the rates above are of {found['attacked_tokens']} tokens of other documents"
         warning = "Equal success under one attack is not equal privacy: compare epsilon and the other attacks above."
-        lines.append(f"Calibrated so that {goal}. {warning}")
+        lines.append(f"Calibrated so that {goal}; {shown}. {warning}")
     if found["vacuous"]:
         lines.append(found["vacuous_reason"])
     return lines

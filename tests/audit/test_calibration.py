@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from audit.calibration import calibrate_asr
+from audit.calibration import _halves, calibrate_asr
 from audit.config import parse_experiment
 from audit.workbench import Workbench
 from defenses.errors import UserError
@@ -19,10 +19,14 @@ def bench(tiny_experiment: dict[str, Any]) -> Workbench:
 
 
 @pytest.mark.parametrize("target", [0.2, 0.5])
-def test_the_target_is_met(bench: Workbench, target: float) -> None:
-    """At the mu found, the attack's success on the same tokens is the target, to a few tokens in 240."""
+def test_the_target_is_met_and_judged_on_other_documents(bench: Workbench, target: float) -> None:
+    """The bisection ends at the target on its own tokens; what is reported comes from documents it never saw."""
     found = calibrate_asr(bench, target=target, attack="cosine", n=4, projection="d16", others=("map", "prior"))
-    assert found.measured["asr_top1_cosine"] == pytest.approx(target, abs=0.03)
+    assert min(abs(rate - target) for _, rate in found.trace) < 0.03
+    fitting, held_out = _halves(bench.attacked)
+    assert not set(fitting.clusters) & set(held_out.clusters)
+    assert (found.calibration_tokens, found.tokens) == (fitting.prefix.size, held_out.prefix.size)
+    assert found.measured["asr_top1_cosine"] == pytest.approx(target, abs=0.15)  # 4 standard errors of 120 tokens
     assert found.measured["asr_top1_map"] is not None
     exact = StochasticQuantizationProfile.of(4, 16, found.account.A_over_c).epsilon(1e-5)
     assert found.account.epsilon_exact == pytest.approx(exact)
