@@ -9,8 +9,9 @@ Row = Mapping[str, Any]
 PARAMETERS = frozenset({
     "n", "d", "b", "mu", "a_over_c", "clip", "seed", "tokens", "delta", "temperature", "epsilon_target", "asr_target",
     "prompts", "vectors", "resamples", "level", "repeat", "kappa", "windows", "documents", "attack_tokens",
-    "attack_documents",
+    "attack_documents", "alpha", "confidence", "power_target", "samples",
 })  # fmt: skip
+PARAMETER_PREFIX = "parameter_"  # a defence's own parameter in the row of an audit: "parameter_scale"
 # Rows that agree in these lie on one curve; along it the noise moves.
 CURVE = ("defence", "n", "d", "projection", "model", "soft_prompt")
 STANDARD_NAMES = {f"epsilon_{kind}_token": f"epsilon_{kind}" for kind in ("exact", "gdp", "pure")}
@@ -25,7 +26,7 @@ def is_number(value: object) -> bool:
 def parameters(row: Row) -> dict[str, Any]:
     """The part of a row that says what was run; what is null was not set."""
     return {
-        key: value for key, value in row.items() if value is not None and (key in PARAMETERS or not is_number(value))
+        key: value for key, value in row.items() if value is not None and (_is_parameter(key) or not is_number(value))
     }
 
 
@@ -34,12 +35,17 @@ def metrics(row: Row) -> dict[str, float]:
     return {
         STANDARD_NAMES.get(key, key): float(value)
         for key, value in row.items()
-        if key not in PARAMETERS and is_number(value)
+        if not _is_parameter(key) and is_number(value)
     }
 
 
 def condition(row: Row) -> str:
-    """A short name for a row: "del d128-plain n=4 mu=60"; controls with a soft prompt say so."""
+    """A short name for a row: the claim that an audit tested, else "del d128-plain n=4 mu=60".
+
+    Controls with a soft prompt say so.
+    """
+    if row.get("verdict") is not None and row.get("claim"):
+        return str(row["claim"])
     parts = [str(row[key]) for key in ("defence", "projection") if row.get(key)] or ["run"]
     parts += [f"{key}={row[key]:g}" for key in ("n", "mu") if is_number(row.get(key))]
     if row.get("mu") is None and is_number(row.get("a_over_c")):
@@ -69,6 +75,10 @@ def columns(rows: Sequence[Row]) -> dict[str, list[Any]]:
     """Rows as columns; a key that a row lacks is null there."""
     keys = list(dict.fromkeys(key for row in rows for key in row))
     return {key: [row.get(key) for row in rows] for key in keys}
+
+
+def _is_parameter(key: str) -> bool:
+    return key in PARAMETERS or key.startswith(PARAMETER_PREFIX)
 
 
 def _name(group: Sequence[str | None], telling: Sequence[int]) -> str:

@@ -15,6 +15,8 @@ from typing import Any
 from defenses.errors import UserError
 
 _SHORT_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+# MLflow 3.17 keeps file stores but opens one only for who asks: an address that begins with "file:" asks.
+_ALLOW_FILE_STORE = {"MLFLOW_ALLOW_FILE_STORE": "true"}
 
 
 def sqlite_uri(path: Path) -> str:
@@ -26,6 +28,9 @@ def sqlite_uri(path: Path) -> str:
     from sqlalchemy.engine import URL  # noqa: PLC0415 - comes with MLflow, and knows what its version must quote
 
     file = path.expanduser().resolve()
+    if file.is_dir():
+        hint = f"it is a folder; name a file in it, or write {file.as_uri()} for a file store"
+        raise UserError(f"{file}: the MLflow store cannot be opened: {hint}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         # MLflow would try again for minutes before it reported a file that cannot be opened.
@@ -40,12 +45,14 @@ def sqlite_uri(path: Path) -> str:
 def session(tracking_uri: str | Path, experiment: str) -> Iterator[tuple[Any, str]]:
     """A client and the experiment's id, which is made where it is missing.
 
+    A file store is opened when its "file:" address is given, unless MLFLOW_ALLOW_FILE_STORE says otherwise.
+
     Raises:
         UserError: The store cannot be reached, or refuses something inside the block.
     """
     address = _address(tracking_uri)
     try:
-        with quiet():
+        with quiet(), _environment(_ALLOW_FILE_STORE if address.startswith("file:") else {}):
             client, experiment_id = _open(address, experiment)
             yield client, experiment_id
     except store_errors() as error:

@@ -1,4 +1,9 @@
-"""MLflow: a record as one parent run with a nested run per condition, and a training loop as one run."""
+"""MLflow: a record as one parent run with a nested run per condition or claim, and a training loop as one run.
+
+Names follow the record. Of an audit's run, `epsilon_claimed`, `epsilon_lower`, `p_value`, `ceiling` and
+`detectable_violation` are metrics; what was asked for (`delta`, `alpha`, `confidence`, `samples`, ...) are parameters;
+`verdict` and `vacuous` are parameters and tags, so that runs can be searched by either.
+"""
 
 import itertools
 import math
@@ -10,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from audit.audit_record import KINDS, Tradeoff, overall_verdict, tradeoffs
 from audit.curves import BOUNDS, columns, condition, curves, metrics, parameters
 from audit.mlflow_session import first_line, quiet, session, store_errors
 from audit.records import RunRecord
@@ -17,7 +23,9 @@ from audit.records import RunRecord
 _NOT_ALLOWED = re.compile(r"[^\w\-. /]")
 _VALUE_LIMIT = 6000  # characters that MLflow keeps of a parameter
 _TAG_LIMIT = 5000
+_NAME_LIMIT = 250  # of keys, and of run names in some databases
 _PARAMS_PER_CALL, _METRICS_PER_CALL = 100, 1000
+_STEPS = 100  # points of a trade-off curve that become steps; the table has them all
 
 
 def log_record(record: RunRecord, tracking_uri: str | Path, experiment: str, artifacts: Sequence[Path] = ()) -> str:
@@ -25,8 +33,8 @@ def log_record(record: RunRecord, tracking_uri: str | Path, experiment: str, art
 
     Args:
         record: What to log.
-        tracking_uri: "sqlite:///path", the path of an SQLite file, "http(s)://...", or a "file:" store where MLflow
-            still allows one.
+        tracking_uri: "sqlite:///path", the path of an SQLite file, "http(s)://..." of a tracking server, or "file:"
+            with the folder of a file store.
         experiment: Name of the MLflow experiment; made where it is missing.
         artifacts: Files and folders to add to the parent run.
 
@@ -40,9 +48,10 @@ def log_record(record: RunRecord, tracking_uri: str | Path, experiment: str, art
         parent = _start(client, experiment_id, f"{record.kind} {record.created}", _tags(record))
         try:
             _log_parent(client, parent, record, artifacts)
-            for row in record.rows:
-                child = _start(client, experiment_id, condition(row), {"mlflow.parentRunId": parent})
+            for row, points in zip(record.rows, _points(record), strict=True):
+                child = _start(client, experiment_id, condition(row), {**_row_tags(row), "mlflow.parentRunId": parent})
                 _log_batch(client, child, params=parameters(row), values=metrics(row))
+                _log_steps(client, child, "tradeoff", [] if points is None else _steps(points))
                 client.set_terminated(child)
         except BaseException:
             client.set_terminated(parent, "FAILED")
@@ -127,7 +136,7 @@ def training_run(
 
 
 def _start(client: Any, experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
-    run_id: str = client.create_run(experiment_id, run_name=name, tags=dict(tags)).info.run_id
+    run_id: str = client.create_run(experiment_id, run_name=name[:_NAME_LIMIT], tags=dict(tags)).info.run_id
     return run_id
 
 
@@ -139,30 +148,57 @@ def _tags(record: RunRecord) -> dict[str, str]:
         "dirty": str(record.dirty),
         "schema": str(record.schema),
     }
+    if verdict := overall_verdict(record.rows):
+        tags["verdict"] = verdict
     return tags if record.commit is None else {**tags, "mlflow.source.git.commit": record.commit}
 
 
+def _row_tags(row: Mapping[str, Any]) -> dict[str, str]:
+    """The verdict of an audit's row and whether its claim is vacuous; nothing for another row."""
+    if row.get("verdict") is None:
+        return {}
+    return {key: str(row[key]) for key in ("verdict", "vacuous") if row.get(key) is not None}
+
+
+def _points(record: RunRecord) -> list[Tradeoff | None]:
+    return tradeoffs(record) if record.kind in KINDS else [None] * len(record.rows)
+
+
+def _steps(points: Tradeoff) -> list[dict[str, float]]:
+    """At most `_STEPS` points in the order of their false-positive rate, evenly spaced, both ends among them."""
+    columns, count = points.columns(), len(points.fpr)
+    chosen = [index * (count - 1) // max(1, min(count, _STEPS) - 1) for index in range(min(count, _STEPS))]
+    return [{key: values[index] for key, values in columns.items()} for index in chosen]
+
+
 def _log_parent(client: Any, run_id: str, record: RunRecord, artifacts: Sequence[Path]) -> None:
-    values = {}
-    for figure in record.figures:
-        for end, value in (("", figure.value), *zip(BOUNDS, (figure.low, figure.high), strict=True)):
-            if value is not None:
-                values[figure.name + end] = value
-    _log_batch(client, run_id, params=_flatten(record.config), values=values)
+    _log_batch(client, run_id, params=_flatten(record.config), values=_run_values(record))
     for name, rows in curves(record.rows).items():
-        folder = f"curve/{name.replace(', ', '_').replace('=', '')}"
-        for step, row in enumerate(rows):
-            _log_batch(client, run_id, values={f"{folder}/{key}": v for key, v in metrics(row).items()}, step=step)
+        folder = f"curve/{name.replace(', ', '_').replace('=', '').replace('/', '_')}"
+        _log_steps(client, run_id, folder, [metrics(row) for row in rows])
     client.log_text(run_id, record.to_json(), "record.json")
-    if record.rows:
-        client.log_table(run_id, columns(record.rows), "utility_privacy.json")
-    if picture := _curve_picture(record):
-        client.log_figure(run_id, picture, "utility_privacy.png")
+    tables = {"claims" if record.kind in KINDS else "utility_privacy": record.rows, "tradeoff": _measured(record)}
+    for name, content in tables.items():
+        if content:
+            client.log_table(run_id, columns(content), f"{name}.json")
+    for name, picture in (("utility_privacy", _curve_picture(record)), ("tradeoff", _tradeoff_picture(record))):
+        if picture is not None:
+            client.log_figure(run_id, picture, f"{name}.png")
     for path in artifacts:
         if path.is_dir():
             client.log_artifacts(run_id, str(path), path.name)
         else:
             client.log_artifact(run_id, str(path))
+
+
+def _run_values(record: RunRecord) -> dict[str, float]:
+    """The figures of the run as a whole, each with the ends of its interval."""
+    return {
+        figure.name + end: value
+        for figure in record.figures
+        for end, value in zip(("", *BOUNDS), (figure.value, figure.low, figure.high), strict=True)
+        if value is not None
+    }
 
 
 def _curve_picture(record: RunRecord) -> Any:
@@ -184,6 +220,43 @@ def _curve_picture(record: RunRecord) -> Any:
     return picture
 
 
+def _measured(record: RunRecord) -> list[dict[str, Any]]:
+    """Every measured point of an audit as a flat row that names its claim."""
+    return [
+        {"claim": row.get("claim"), "seed": row.get("seed"), **dict(zip(found, values, strict=True))}
+        for row, points in zip(record.rows, _points(record), strict=True)
+        if points is not None and (found := points.columns())
+        for values in zip(*found.values(), strict=True)
+    ]
+
+
+def _tradeoff_picture(record: RunRecord) -> Any:
+    """Measured power over the false-positive rate beside what each claim allows (dashed); None without points."""
+    found = [(row, points) for row, points in zip(record.rows, _points(record), strict=True) if points is not None]
+    if not found:
+        return None
+    from matplotlib.figure import Figure as Picture  # noqa: PLC0415 - as above
+
+    picture = Picture(figsize=(6.4, 4.2), layout="constrained")
+    axes = picture.subplots()
+    for (row, points), marker in zip(found, itertools.cycle("os^Dv*")):
+        (claimed,) = axes.plot(*points.curve, linestyle="--")
+        # A dollar would start a formula, and the font lacks most other alphabets.
+        name = " ".join(condition(row).encode("ascii", "replace").decode().split())[:40].replace("$", r"\$")
+        axes.plot(points.fpr, points.tpr, marker, color=claimed.get_color(), markersize=4, label=name)
+    axes.set(xlabel="false-positive rate", ylabel="power; dashed: the most that the claim allows")
+    axes.set_xscale("symlog", linthresh=1e-4)
+    axes.legend(fontsize=8)
+    return picture
+
+
+def _log_steps(client: Any, run_id: str, folder: str, steps: Sequence[Mapping[str, float]]) -> None:
+    """Mappings of metrics as the steps 0, 1, ... below a folder, in as few calls as the store allows."""
+    _send(
+        client, run_id, [(f"{folder}/{key}", v, step) for step, values in enumerate(steps) for key, v in values.items()]
+    )
+
+
 def _log_batch(
     client: Any,
     run_id: str,
@@ -192,15 +265,22 @@ def _log_batch(
     values: Mapping[str, float] | None = None,
     step: int = 0,
 ) -> None:
-    from mlflow.entities import Metric, Param  # noqa: PLC0415 - as above
+    from mlflow.entities import Param  # noqa: PLC0415 - as above
 
-    now = int(time.time() * 1000)
     notes = [Param(_key(key), str(value)[:_VALUE_LIMIT]) for key, value in (params or {}).items()]
-    numbers = [Metric(_key(key), float(v), now, step) for key, v in (values or {}).items() if math.isfinite(v)]
     for start in range(0, len(notes), _PARAMS_PER_CALL):
         client.log_batch(run_id, params=notes[start : start + _PARAMS_PER_CALL])
-    for start in range(0, len(numbers), _METRICS_PER_CALL):
-        client.log_batch(run_id, metrics=numbers[start : start + _METRICS_PER_CALL])
+    _send(client, run_id, [(key, value, step) for key, value in (values or {}).items()])
+
+
+def _send(client: Any, run_id: str, numbers: Sequence[tuple[str, float, int]]) -> None:
+    """Log (name, value, step) triples; what is not finite is left out, because databases refuse it."""
+    from mlflow.entities import Metric  # noqa: PLC0415 - as above
+
+    now = int(time.time() * 1000)
+    found = [Metric(_key(key), float(value), now, step) for key, value, step in numbers if math.isfinite(value)]
+    for start in range(0, len(found), _METRICS_PER_CALL):
+        client.log_batch(run_id, metrics=found[start : start + _METRICS_PER_CALL])
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -215,4 +295,6 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _key(name: str) -> str:
-    return _NOT_ALLOWED.sub("_", name)
+    """A key that MLflow takes: it may be a path in a file store, so it has no empty part and no dots alone."""
+    parts = (part for part in _NOT_ALLOWED.sub("_", name).split("/") if part.strip("."))
+    return "/".join(parts)[:_NAME_LIMIT].rstrip("/") or "_"

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from audit.audit_record import KINDS as AUDITS
 from audit.records import RunRecord
 from defenses.errors import UserError
+from reports.audit_page import audit_section
 from reports.figures import Drawn, draw_all
 from reports.narrative import RULES, exposure, opening, remark, utility, worth
 from reports.rows import NOT_MEASURED, Row, code, escape, percentage, quantity, reference, rows_of, table
@@ -69,19 +71,32 @@ def _swap(partial: Path, out: Path) -> None:
 
 
 def _fill(records: Sequence[RunRecord], folder: Path) -> None:
-    sections = [MARK, "# What the defence is worth" if len(records) == 1 else f"# {len(records)} runs compared", ""]
+    sections = [MARK, f"# {_title(records)}", ""]
     for index, record in enumerate(records, start=1):
         prefix = "" if len(records) == 1 else f"{index}-"
         name = f"{prefix}{record.slug}.json"
         record.write(folder / "records" / name)
-        pictures = draw_all(record, folder / "figures", prefix)
         if len(records) > 1:
             sections += [f"## Run {index}: {escape(record.kind)}, {escape(record.created)}", ""]
-        sections += [*_section(record, pictures), f"Record: [{escape(name)}](records/{name})", ""]
+        sections += [*_section(record, folder / "figures", prefix), f"Record: [{escape(name)}](records/{name})", ""]
     (folder / "report.md").write_text("\n".join(sections), encoding="utf-8")
 
 
-def _section(record: RunRecord, pictures: Sequence[Drawn]) -> list[str]:
+def _title(records: Sequence[RunRecord]) -> str:
+    if len(records) > 1:
+        return f"{len(records)} runs compared"
+    return "What the claims are worth" if records[0].kind in AUDITS else "What the defence is worth"
+
+
+def _section(record: RunRecord, figures: Path, prefix: str) -> list[str]:
+    if record.kind in AUDITS:
+        body = audit_section(record, figures, prefix)
+    else:
+        body = [*_experiment(record, draw_all(record, figures, prefix)), *_run_figures(record)]
+    return [*body, "### Where this comes from", "", _provenance(record), ""]
+
+
+def _experiment(record: RunRecord, pictures: Sequence[Drawn]) -> list[str]:
     rows = rows_of(record)
     return [
         opening(record, rows), "",
@@ -92,8 +107,6 @@ def _section(record: RunRecord, pictures: Sequence[Drawn]) -> list[str]:
         "### Pictures", "", _pictures(pictures), "",
         "### Examples", "", _examples(record), "",
         "### Costs", "", _costs(rows), "",
-        *_run_figures(record),
-        "### Where this comes from", "", _provenance(record), "",
     ]  # fmt: skip
 
 
