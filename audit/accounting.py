@@ -30,12 +30,15 @@ class AccountReport:
         n: Bits per coordinate.
         d: Latent coordinates per token.
         tokens: T, the tokens that differ between neighbouring prompts.
+        sends: m, how often the same prompt is sent, each time with fresh coins.
         delta: The delta of every epsilon below.
         A_over_c: Quantizer range over latent clip; infinity is the null.
         mu: Nominal mu of one token, in Theorem 4.2.
-        mu_total: Nominal mu of all T tokens, mu sqrt(T).
-        trials: N, the Bernoulli trials that differ, (2^n - 1) d T.
-        epsilon_exact: The smallest epsilon at delta.
+        mu_total: Nominal mu of all T tokens and m sends, mu sqrt(T m).
+        trials: N, the Bernoulli trials that differ, (2^n - 1) d T m.
+        epsilon_exact: The smallest epsilon at delta, for all T tokens and m sends.
+        epsilon_token: The same for one token that is sent once.
+        epsilon_prompt: The same for T tokens that are sent once.
         epsilon_gdp: What mu_total-GDP would give at delta; not a guarantee of this mechanism.
         epsilon_pure: The epsilon at delta = 0.
         gamma: The approximation error of Theorem 4.2, at N trials.
@@ -56,12 +59,15 @@ class AccountReport:
     n: int
     d: int
     tokens: int
+    sends: int
     delta: float
     A_over_c: float
     mu: float
     mu_total: float
     trials: int
     epsilon_exact: float
+    epsilon_token: float
+    epsilon_prompt: float
     epsilon_gdp: float
     epsilon_pure: float
     gamma: float
@@ -96,6 +102,7 @@ def account(
     a_over_c: float | None = None,
     mu: float | None = None,
     kappa: float = 0.05,
+    sends: int = 1,
 ) -> AccountReport:
     """Accounts for `tokens` tokens of d coordinates at n bits each, at a given A/c or nominal mu per token.
 
@@ -107,6 +114,7 @@ def account(
         a_over_c: A/c > 1. Exactly one of this and `mu` is given.
         mu: Nominal mu of one token.
         kappa: Strictly between 0 and 1; the share that the best blind guess gets right.
+        sends: How often the same prompt is sent: m sends are as many uses.
 
     Raises:
         ValueError: if a number is out of range, or not exactly one of a_over_c and mu is given.
@@ -118,21 +126,26 @@ def account(
         raise ValueError("give exactly one of a_over_c and mu")
     ratio = a_over_c_for_mu(mu, n, d) if mu is not None else float(a_over_c or 0.0)
     per_token = mu if mu is not None else mu_for_a_over_c(ratio, n, d)
-    exact = StochasticQuantizationProfile.of(n, d, ratio, tokens)
-    gdp = GaussianProfile(per_token).compose(tokens)
-    paper = SandwichProfile.of(n, d, ratio, tokens)
+    token = StochasticQuantizationProfile.of(n, d, ratio)
+    prompt = token.compose(tokens)
+    exact = prompt.compose(sends)
+    gdp = GaussianProfile(per_token).compose(tokens * sends)
+    paper = SandwichProfile.of(n, d, ratio, tokens * sends)
     unsound_by, unsound_at = largest_excess(exact, gdp)
     least_error = exact.tradeoff(kappa)
     return AccountReport(
         n=n,
         d=d,
         tokens=tokens,
+        sends=sends,
         delta=delta,
         A_over_c=ratio,
         mu=per_token,
         mu_total=gdp.mu,
         trials=exact.trials,
         epsilon_exact=exact.epsilon(delta),
+        epsilon_token=token.epsilon(delta),
+        epsilon_prompt=prompt.epsilon(delta),
         epsilon_gdp=gdp.epsilon(delta),
         epsilon_pure=exact.pure_epsilon,
         gamma=paper.gamma,

@@ -10,65 +10,153 @@ import click
 from defenses.errors import UserError
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
     from audit.accounting import AccountReport
     from defenses.privacy.profile import PrivacyProfile
-    from defenses.privacy.theorem import SandwichProfile
 
-# Okabe and Ito's palette stays apart under the common colour deficiencies; line styles do so in print.
-_EXACT: dict[str, Any] = {"color": "#0072B2", "linewidth": 2.4, "label": "exact"}
-_NOMINAL: dict[str, Any] = {"color": "#D55E00", "linestyle": "--", "linewidth": 2.0, "label": "nominal mu-GDP"}
-_BAND: dict[str, Any] = {
-    "color": "#999999",
-    "alpha": 0.35,
-    "linewidth": 0,
-    "label": "allowed by Theorem 4.2",
-}
-_BLIND: dict[str, Any] = {"color": "black", "linestyle": ":", "linewidth": 1.0, "label": "blind guessing"}
+_MECHANISMS = ("stochastic-quantization", "gaussian", "laplace", "randomized-response", "exponential")
 
 
 @click.command("account")
-@click.option("--d", "d", type=click.IntRange(1, 65536), required=True, help="Latent coordinates per token.")
-@click.option("--n", "n", type=click.IntRange(1, 8), required=True, help="Bits per coordinate.")
-@click.option("--mu", type=float, help="Nominal mu of one token; 0 is the null.")
+@click.option("--d", "d", type=click.IntRange(1, 65536), help="Latent coordinates per token.")
+@click.option("--n", "n", type=click.IntRange(1, 8), help="Bits per coordinate.")
+@click.option("--mu", type=float, help="Nominal mu of one token (or of one Gaussian use); 0 is the null.")
 @click.option("--a-over-c", type=float, help="Quantizer range over latent clip, above 1, instead of --mu.")
+@click.option("--mechanism", type=click.Choice(_MECHANISMS), default=_MECHANISMS[0], show_default=True)
+@click.option("--epsilon", type=float, help="Pure epsilon of one use (laplace, randomized-response, exponential).")
+@click.option("--categories", type=click.IntRange(2), default=2, show_default=True, help="Of randomized response.")
 @click.option("--tokens", type=click.IntRange(1), default=1, show_default=True, help="Tokens that differ.")
+@click.option("--sends", type=click.IntRange(1), default=1, show_default=True, help="Sends of the same prompt.")
+@click.option("--dpsgd", is_flag=True, help="Account for a training run with DP-SGD instead.")
+@click.option("--noise-multiplier", type=float, help="Noise over clipping norm (with --dpsgd).")
+@click.option("--sample-rate", type=float, help="Probability that an example joins a batch (with --dpsgd).")
+@click.option("--steps", type=click.IntRange(1), help="Training steps (with --dpsgd).")
 @click.option("--delta", type=float, default=1e-5, show_default=True, help="Strictly between 0 and 1.")
 @click.option("--kappa", type=float, default=0.05, show_default=True, help="Share the best blind guess gets right.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Write the trade-off curves as a PNG.")
-def account(
-    *,
-    d: int,
-    n: int,
-    mu: float | None,
-    a_over_c: float | None,
-    tokens: int,
-    delta: float,
-    kappa: float,
-    as_json: bool,
-    plot: Path | None,
-) -> None:
+def account(*, as_json: bool, plot: Path | None, **options: Any) -> None:
     """Print the exact epsilon of stochastic n-bit quantization beside the nominal ones.
 
-    Epsilon is for replacing --tokens tokens of a prompt by any others.
+    Epsilon is for replacing --tokens tokens of a prompt by any others, in each of --sends sends. --mechanism accounts
+    for another mechanism in the same units, and --dpsgd for one example of a training run.
     """
-    _check_level("--delta", delta)
-    _check_level("--kappa", kappa)
-    _check_noise(n, d, mu, a_over_c)
-    _check_size(n, d, tokens)
+    _check_level("--delta", options["delta"])
+    _check_level("--kappa", options["kappa"])
+    _check_fitting(options, plot)
+    if options["dpsgd"]:
+        figures, lines = _dpsgd(options)
+    elif options["mechanism"] != _MECHANISMS[0]:
+        figures, lines = _other_mechanism(options)
+    else:
+        figures, lines = _quantizer(options, plot)
+    click.echo(json.dumps(figures, allow_nan=False) if as_json else "\n".join(lines))
+
+
+def _check_fitting(options: dict[str, Any], plot: Path | None) -> None:
+    """Refuses options that the chosen accountant does not read, and asks for those that it needs."""
+    needed = {
+        "stochastic-quantization": ("d", "n"),
+        "gaussian": ("mu",),
+        "dpsgd": ("noise_multiplier", "sample_rate", "steps"),
+    }
+    what = "dpsgd" if options["dpsgd"] else options["mechanism"]
+    own = needed.get(what, ("epsilon",))
+    read = {*own, "mu", "a_over_c"} if what == _MECHANISMS[0] else set(own)
+    for name in ("d", "n", "mu", "a_over_c", "epsilon", "noise_multiplier", "sample_rate", "steps"):
+        flag = "--" + name.replace("_", "-")
+        if name in own and options[name] is None:
+            raise click.UsageError(f"{flag} is missing: {what} needs it")
+        if name not in read and options[name] is not None:
+            raise click.UsageError(f"{flag} does not belong to {what}: leave it out")
+    if plot is not None and what != _MECHANISMS[0]:
+        raise click.UsageError(f"--plot draws stochastic-quantization only: leave it out with {what}")
+
+
+def _quantizer(options: dict[str, Any], plot: Path | None) -> tuple[dict[str, Any], list[str]]:
+    """The figures and the lines of DEL's own mechanism."""
+    n, d, tokens, sends = options["n"], options["d"], options["tokens"], options["sends"]
+    _check_noise(n, d, options["mu"], options["a_over_c"])
+    _check_size(n, d, tokens, sends)
     from audit.accounting import account as compute
 
-    report = compute(n, d, tokens, delta, a_over_c=a_over_c, mu=mu, kappa=kappa)
+    noise = {"a_over_c": options["a_over_c"], "mu": options["mu"]}
+    report = compute(n, d, tokens, options["delta"], kappa=options["kappa"], sends=sends, **noise)
+    lines = [*_table(report), "", *_sentences(report)]
     if plot is not None:
-        _write_plot(report, plot)
-    if as_json:
-        click.echo(json.dumps(report.to_json_dict(), allow_nan=False))
-        return
-    click.echo("\n".join([*_table(report), "", *_sentences(report)]))
-    if plot is not None:
-        click.echo(f"\nThe trade-off curves are in {plot}.")
+        from audit.cli.account_plot import write_plot
+
+        write_plot(report, plot)
+        lines += ["", f"The trade-off curves are in {plot}."]
+    return report.to_json_dict(), lines
+
+
+def _other_mechanism(options: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The figures and the lines of a mechanism of one parameter, by unit."""
+    from audit.composition import unit_accounts
+
+    profile, parameters = _profile(options)
+    try:
+        units = unit_accounts(
+            profile,
+            tokens=options["tokens"],
+            sends=options["sends"],
+            delta=options["delta"],
+            kappa=options["kappa"],
+        )
+    except ValueError as error:
+        raise UserError(f"--tokens {options['tokens']} times --sends {options['sends']}: {error}") from error
+    shown = ", ".join(f"{name} = {value:g}" for name, value in parameters.items())
+    lines = [f"{options['mechanism']}, {shown}, delta = {options['delta']:g}"]
+    for unit in units:
+        note = f"{'exact' if unit.exact else 'upper bound'}; ceiling {unit.ceiling:.4g}, blind {options['kappa']:g}"
+        lines.append(f"  {unit.unit:<34}epsilon {_number(unit.epsilon):>10}   {note}")
+    if options["mechanism"] == "exponential":
+        lines.append("The worst case over all mechanisms of this bounded range; yours may leak less.")
+    figures = {"mechanism": options["mechanism"], **parameters, "delta": options["delta"], "kappa": options["kappa"]}
+    return {**figures, "units": [unit.to_json_dict() for unit in units]}, lines
+
+
+def _profile(options: dict[str, Any]) -> "tuple[PrivacyProfile, dict[str, float]]":
+    """One use of the chosen mechanism, and its parameters by name."""
+    from defenses.privacy.exponential import ExponentialMechanismProfile
+    from defenses.privacy.gaussian import GaussianProfile
+    from defenses.privacy.laplace import LaplaceProfile
+    from defenses.privacy.randomized_response import RandomizedResponseProfile
+
+    name, epsilon = options["mechanism"], options["epsilon"]
+    flag = "mu" if name == "gaussian" else "epsilon"
+    try:
+        if name == "gaussian":
+            return GaussianProfile(options["mu"]), {"mu": options["mu"]}
+        if name == "laplace":
+            return LaplaceProfile(epsilon), {"epsilon": epsilon}
+        if name == "exponential":
+            return ExponentialMechanismProfile(epsilon), {"epsilon": epsilon}
+        profile = RandomizedResponseProfile(epsilon, options["categories"])
+    except ValueError as error:
+        raise UserError(f"--{flag} {options[flag]:g} is out of range: {error}") from error
+    return profile, {"epsilon": epsilon, "categories": options["categories"]}
+
+
+def _dpsgd(options: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The figures and the lines of a training run."""
+    from audit.dpsgd_accounting import dpsgd_guarantee
+
+    found = dpsgd_guarantee(options["noise_multiplier"], options["sample_rate"], options["steps"], options["delta"])
+    ceiling = 1 - found.profile().tradeoff(options["kappa"])
+    head = (
+        f"DP-SGD, noise multiplier {found.noise_multiplier:g}, sample rate {found.sample_rate:g}, {found.steps} steps"
+    )
+    rows = [
+        ("epsilon, PLD", found.epsilon, "the claim: dp_accounting, pessimistic"),
+        ("epsilon, PRV", found.epsilon_prv, f"opacus, asked for an error of {found.prv_error:g}"),
+        ("epsilon, RDP", found.epsilon_rdp, "opacus, an upper bound that is looser"),
+        ("ceiling", ceiling, f"most an adversary may get right; blind {options['kappa']:g}"),
+    ]
+    lines = [f"{head}, delta = {found.delta:g}, per training example, {found.relation}"]
+    lines += [f"  {name:<22}{'none' if value is None else _number(value):>16}   {note}" for name, value, note in rows]
+    lines.append("It holds for Poisson sampling; a loader that shuffles has no such guarantee.")
+    return {**found.to_json_dict(), "kappa": options["kappa"], "ceiling": ceiling}, lines
 
 
 def _check_level(name: str, value: float) -> None:
@@ -92,14 +180,14 @@ def _check_noise(n: int, d: int, mu: float | None, a_over_c: float | None) -> No
             raise UserError(f"--mu {mu:g} is out of range: {error}") from error
 
 
-def _check_size(n: int, d: int, tokens: int) -> None:
+def _check_size(n: int, d: int, tokens: int, sends: int) -> None:
     """Accepts as many trials as the exact accountant can hold."""
     from defenses.privacy.binomial import MAX_TRIALS, trials_per_prompt
 
-    if (trials := trials_per_prompt(n, d, tokens)) > MAX_TRIALS:
+    if (trials := trials_per_prompt(n, d, tokens) * sends) > MAX_TRIALS:
         raise UserError(
-            f"--tokens {tokens} makes {trials:.3g} trials, above {MAX_TRIALS:.0e}: give at most "
-            f"{MAX_TRIALS // trials_per_prompt(n, d)} tokens"
+            f"--tokens {tokens} times --sends {sends} makes {trials:.3g} trials, above {MAX_TRIALS:.0e}: give at most "
+            f"{MAX_TRIALS // trials_per_prompt(n, d)} tokens in all"
         )
 
 
@@ -116,17 +204,33 @@ def _table(report: "AccountReport") -> list[str]:
             "infinite (null)" if math.isinf(report.A_over_c) else _number(report.A_over_c),
             "noise: range over clip",
         ),
-        ("trials N", f"{report.trials}", "(2^n - 1) d tokens"),
+        ("trials N", f"{report.trials}", "(2^n - 1) d tokens" + (" sends" if report.sends > 1 else "")),
         ("mu", _number(report.mu_total), f"nominal, all tokens ({_number(report.mu)} per token)"),
+        *_composition_rows(report),
         ("epsilon, exact", _number(report.epsilon_exact), "the guarantee"),
         ("epsilon, mu-GDP", _number(report.epsilon_gdp), "nominal: an approximation, not a guarantee"),
         ("epsilon, Theorem 4.2", _number(report.epsilon_theorem), f"certified by the paper; gamma {report.gamma:.3g}"),
         ("epsilon, pure", _number(report.epsilon_pure), "at delta = 0"),
         ("ceiling", f"{report.ceiling:.4g}", f"most an adversary may get right; blind {report.kappa:g}"),
     ]
-    unit = "1 token" if report.tokens == 1 else f"{report.tokens} tokens"
-    head = f"Stochastic {report.n}-bit quantization, d = {report.d}, {unit} replaced, delta = {report.delta:g}"
+    unit = f"{_unit(report)} replaced" + (f", sent {report.sends} times" if report.sends > 1 else "")
+    head = f"Stochastic {report.n}-bit quantization, d = {report.d}, {unit}, delta = {report.delta:g}"
     return [head, *(f"  {name:<22}{value:>16}   {note}" for name, value, note in rows)]
+
+
+def _unit(report: "AccountReport") -> str:
+    """The tokens that differ."""
+    return "1 token" if report.tokens == 1 else f"{report.tokens} tokens"
+
+
+def _composition_rows(report: "AccountReport") -> list[tuple[str, str, str]]:
+    """The exact epsilon of the smaller units, where the whole is more than one of them."""
+    rows = []
+    if report.tokens * report.sends > 1:
+        rows.append(("epsilon, one token", _number(report.epsilon_token), "exact, sent once"))
+    if report.tokens > 1 and report.sends > 1:
+        rows.append(("epsilon, one send", _number(report.epsilon_prompt), f"exact, {_unit(report)}"))
+    return rows
 
 
 def _sentences(report: "AccountReport") -> list[str]:
@@ -151,70 +255,3 @@ def _sentences(report: "AccountReport") -> list[str]:
             f"least delta that it reaches is {report.delta_floor_theorem:.3g}."
         )
     return lines
-
-
-def _write_plot(report: "AccountReport", path: Path) -> None:
-    """The trade-off curves and delta(epsilon), side by side, as a PNG; written whole or not at all."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    from defenses.privacy.binomial import StochasticQuantizationProfile
-    from defenses.privacy.gaussian import GaussianProfile
-    from defenses.privacy.theorem import SandwichProfile
-
-    exact = StochasticQuantizationProfile(report.trials, report.A_over_c)
-    nominal = GaussianProfile(report.mu_total)
-    figure = Figure(figsize=(11, 5.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
-    _draw_tradeoff(left, exact, nominal, SandwichProfile(report.trials, report.A_over_c))
-    _draw_deltas(right, exact, nominal, report)
-    unit = "1 token" if report.tokens == 1 else f"{report.tokens} tokens"
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
-    figure.suptitle(f"DEL, n = {report.n}, d = {report.d}, nominal mu = {report.mu:g} per token, {unit}")
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        figure.savefig(partial, format="png", dpi=140)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"cannot write --plot {path}: {error.strerror or error}") from error
-
-
-def _draw_tradeoff(axes: "Axes", exact: "PrivacyProfile", nominal: "PrivacyProfile", paper: "SandwichProfile") -> None:
-    """Type II error against type I error: exact, nominal, and the theorem's band."""
-    alphas = [i / 400 for i in range(401)]
-    axes.fill_between(alphas, [paper.lower(a) for a in alphas], [paper.upper(a) for a in alphas], **_BAND)
-    axes.plot(alphas, [exact.tradeoff(a) for a in alphas], **_EXACT)
-    axes.plot(alphas, [nominal.tradeoff(a) for a in alphas], **_NOMINAL)
-    axes.plot([0, 1], [1, 0], **_BLIND)
-    axes.set(
-        title="Trade-off: higher is more private",
-        xlabel="type I error of the adversary's test",
-        ylabel="least type II error",
-        xlim=(-0.01, 1),
-        ylim=(-0.01, 1.01),
-        aspect="equal",
-    )
-
-
-def _draw_deltas(axes: "Axes", exact: "PrivacyProfile", nominal: "PrivacyProfile", report: "AccountReport") -> None:
-    """Delta against epsilon, with the report's delta marked."""
-    span = 1.15 * max(report.epsilon_exact, report.epsilon_gdp, 0.1)
-    epsilons = [span * i / 300 for i in range(301)]
-    # A delta of 0 has no logarithm; it leaves the picture at the bottom.
-    axes.semilogy(epsilons, [max(exact.delta(e), 1e-300) for e in epsilons], **_EXACT)
-    axes.semilogy(epsilons, [max(nominal.delta(e), 1e-300) for e in epsilons], **_NOMINAL)
-    axes.axhline(report.delta, color="black", linewidth=0.8, linestyle=":")
-    axes.set(
-        title="Privacy profile: lower is more private",
-        xlabel="epsilon",
-        ylabel="delta",
-        xlim=(0, span),
-        ylim=(report.delta / 100, 2),
-    )
-    axes.annotate(
-        f"delta = {report.delta:g}", (0.01 * span, 1.25 * report.delta), color="black", fontsize="small", va="bottom"
-    )
-    if report.epsilon_pure == 0:
-        axes.text(0.5 * span, 30 * report.delta, "delta is 0 at every epsilon", ha="center")

@@ -10,13 +10,15 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import NamedTuple, Self
+from statistics import NormalDist
+from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from defenses.errors import UserError
+from defenses.privacy.binomial_mass import UNIT, Float64, LossWindow, log_odds, loss_window, power_vertices
+from defenses.privacy.binomial_sums import hockey_stick
+from defenses.privacy.checks import check_delta, check_epsilon, check_levels, check_uses
 from defenses.privacy.noise import a_over_c_for_mu, mu_for_a_over_c, nominal_mu, trials_per_prompt
 from defenses.privacy.profile import PrivacyProfile
 
@@ -31,107 +33,11 @@ __all__ = [
     "trials_per_prompt",
 ]
 
-Float64 = NDArray[np.float64]
-
 MAX_TRIALS = 10**10
-"""The window below then holds at most four million counts."""
+"""Beyond it a double no longer holds the counts' probabilities to nine digits."""
 
 _LEAST_MARGIN = 2.0**-46  # A/c - 1 keeps six bits there; below, rounding decides the privacy
 _LEAST_DELTA = 1e-300  # a smaller target is answered by the pure guarantee, which is sound
-_STIRLING_EXACT_BELOW = 16
-_SMALL_STIRLING_ERRORS = np.array(
-    [0.0]
-    + [
-        math.lgamma(m + 1) - (m + 0.5) * math.log(m) + m - 0.5 * math.log(2 * math.pi)
-        for m in range(1, _STIRLING_EXACT_BELOW)
-    ]
-)
-
-
-class LossWindow(NamedTuple):
-    """The counts k > N/2 that carry all but a negligible part of Binomial(N, p_hi), in rising order of k.
-
-    Attributes:
-        log_pmf: log P_hi(K = k), shape (W,).
-        loss: The privacy loss LLR(k) = (2k - N) log(p_hi/p_lo), shape (W,), positive and rising.
-        first: The count of the first entry.
-        dropped: An upper bound on P_hi of the counts above N/2 that are left out.
-    """
-
-    log_pmf: Float64
-    loss: Float64
-    first: int
-    dropped: float
-
-
-def log_odds(a_over_c: float) -> float:
-    """log(p_hi / p_lo) = log((A + c)/(A - c)), the privacy loss of one trial; 0 for the null A/c = inf."""
-    return math.log1p(2 / (a_over_c - 1))
-
-
-def _stirling_error(m: Float64) -> Float64:
-    """The Stirling error log m! - log(sqrt(2 pi m) (m/e)^m) of whole m, elementwise; 0 at m = 0, which is not used."""
-    small = m < _STIRLING_EXACT_BELOW
-    inverse = 1 / np.maximum(m, _STIRLING_EXACT_BELOW)
-    square = inverse * inverse
-    series = inverse * (1 / 12 - square * (1 / 360 - square * (1 / 1260 - square * (1 / 1680 - square / 1188))))
-    table: Float64 = _SMALL_STIRLING_ERRORS[np.where(small, m, 0).astype(np.intp)]
-    return np.where(small, table, series)
-
-
-def _deviance(x: Float64, mean: float) -> Float64:
-    """The deviance x log(x/mean) + mean - x for x > 0, without cancellation near the mean (Loader 2000, bd0)."""
-    gap = x - mean
-    v = gap / (x + mean)
-    near = np.abs(v) < 0.1  # then v^2 < 0.01 and ten terms reach double precision
-    v = np.where(near, v, 0.0)
-    series, term = gap * v, 2 * x * v
-    for j in range(1, 11):
-        term = term * v * v
-        series = series + term / (2 * j + 1)
-    return np.where(near, series, x * np.log(x / mean) - gap)
-
-
-def _log_pmf(k: Float64, trials: int, a_over_c: float) -> Float64:
-    """The log-probability of k under Binomial(trials, p_hi), 1 <= k <= trials, shape of k (Loader 2000, saddle point).
-
-    Its error stays near double rounding at any N; differences of log-gamma lose log10(N log N) digits.
-    """
-    p_lo = 0.5 * (a_over_c - 1) / a_over_c
-    # The last count has no Stirling form; it is overwritten below.
-    rest = np.where(k < trials, trials - k, 1.0)
-    inner = np.where(k < trials, k, 1.0)
-    errors = _stirling_error(np.array([float(trials)]))[0] - _stirling_error(inner) - _stirling_error(rest)
-    deviances = _deviance(inner, trials * (1 - p_lo)) + _deviance(rest, trials * p_lo)
-    body = errors - deviances + 0.5 * np.log(trials / (2 * math.pi * inner * rest))
-    return np.where(k < trials, body, trials * math.log1p(-p_lo))
-
-
-@lru_cache(maxsize=4)
-def loss_window(trials: int, a_over_c: float) -> LossWindow:
-    """The counts above N/2 within 40 standard deviations (plus 800 counts) of the mean of Binomial(N, p_hi).
-
-    Bernstein's inequality puts less than exp(-780) outside t = 40 sigma + 800, whatever N and p; that is below the
-    smallest positive normal double, which is what `dropped` reports, so that sums err outward.
-    """
-    r = 1 / a_over_c
-    mean = 0.5 * trials * (1 + r)
-    reach = 40 * math.sqrt(0.25 * trials * (1 - r) * (1 + r)) + 800
-    lowest = trials // 2 + 1
-    first = max(lowest, math.floor(mean - reach))
-    last = min(trials, math.ceil(mean + reach))
-    k = np.arange(first, last + 1, dtype=np.float64)
-    dropped = sys.float_info.min if first > lowest or last < trials else 0.0
-    window = LossWindow(_log_pmf(k, trials, a_over_c), (2 * k - trials) * log_odds(a_over_c), first, dropped)
-    window.log_pmf.flags.writeable = window.loss.flags.writeable = False
-    return window
-
-
-def _delta(window: LossWindow, epsilon: float) -> float:
-    """Sum over LLR(k) > eps of P_hi(k) (1 - e^(eps - LLR(k))), plus what the window dropped; every term is positive."""
-    above = int(np.searchsorted(window.loss, epsilon, side="right"))
-    terms = np.exp(window.log_pmf[above:]) * -np.expm1(epsilon - window.loss[above:])
-    return min(1.0, float(terms.sum()) + window.dropped)
 
 
 def _first_at_most(count: int, value: Callable[[int], float], target: float) -> int:
@@ -178,8 +84,8 @@ class StochasticQuantizationProfile(PrivacyProfile):
 
     @property
     def pure_epsilon(self) -> float:
-        """N log(p_hi/p_lo): the epsilon at delta = 0."""
-        return self.trials * log_odds(self.a_over_c)
+        """N log(p_hi/p_lo), rounded up: the epsilon at delta = 0."""
+        return self.trials * log_odds(self.a_over_c) * (1 + 16 * UNIT)
 
     @property
     def mu(self) -> float:
@@ -187,41 +93,76 @@ class StochasticQuantizationProfile(PrivacyProfile):
         return nominal_mu(self.trials, self.a_over_c)
 
     def window(self) -> LossWindow:
-        """The privacy-loss distribution that all sums run over (see LossWindow)."""
+        """The privacy-loss distribution, count by count (see LossWindow); no other method of this class needs it."""
         return loss_window(self.trials, self.a_over_c)
 
     def delta(self, epsilon: float) -> float:
-        """The smallest delta at this epsilon >= 0: the hockey-stick divergence of the dominating pair.
+        """The smallest delta at this epsilon >= 0: the hockey-stick divergence of the dominating pair, rounded up.
+
+        Never below the exact value, and within 1e-9 of it, relatively, up to N = 1e9 (but for an epsilon within a
+        millionth of the pure one, where the divergence itself is ill-conditioned in A/c). Its time is O(1) in N.
 
         Raises:
             ValueError: if epsilon is negative or not a number.
         """
-        if not epsilon >= 0:
-            raise ValueError(f"epsilon must not be negative, not {epsilon}")
-        return 0.0 if epsilon >= self.pure_epsilon else _delta(self.window(), epsilon)
+        check_epsilon(epsilon)
+        return 0.0 if epsilon >= self.pure_epsilon else hockey_stick(epsilon, self.trials, self.a_over_c).delta
 
     def epsilon(self, delta: float) -> float:
-        """The smallest epsilon >= 0 at this delta in [0, 1].
-
-        Between two neighbouring losses delta is linear in e^eps. The bracketed search is therefore over the losses in
-        [0, pure epsilon], and the last step is solved in closed form.
+        """The smallest epsilon >= 0 at this delta in [0, 1], rounded so that delta(epsilon) <= delta.
 
         Raises:
             ValueError: if delta is outside [0, 1].
         """
-        if not 0 <= delta <= 1:
-            raise ValueError(f"delta must be between 0 and 1, not {delta}")
+        check_delta(delta)
         if self.delta(0.0) <= delta:
             return 0.0
-        window = self.window()
-        if delta <= window.dropped:
-            return self.pure_epsilon
-        loss = window.loss
-        i = _first_at_most(len(loss), lambda j: _delta(window, float(loss[j])), delta)
-        # With x = e^(eps - loss_i) <= 1: delta(eps) = delta(loss_i) + (1 - x) weight.
-        weight = float(np.exp(window.log_pmf[i:] + (loss[i] - loss[i:])).sum())
-        missing = (delta - _delta(window, float(loss[i]))) / weight
-        return min(self.pure_epsilon, max(0.0, float(loss[i]) + math.log1p(-missing)))
+        pure = self.pure_epsilon
+        if delta < _LEAST_DELTA:
+            return pure
+        root, step = self._solve(delta), 2 * UNIT
+        while root < pure and self.delta(root) > delta:  # the search may stop on the wrong side, the guarantee may not
+            root, step = min(pure, root * (1 + step)), 2 * step
+        return root
+
+    def _solve(self, delta: float) -> float:
+        """Newton's method for delta(epsilon) = delta, kept inside a bracket.
+
+        As a function of x = e^epsilon delta is convex and piecewise linear: its tangent meets the target at or before
+        the root from either side, which raises the bracket's lower end, and exactly at the root on the last piece. Far
+        away tangents are short, and the steps are for log delta, which is nearly a parabola in epsilon.
+        """
+        low = seen_low = 0.0
+        high, current = self.pure_epsilon, self._guess(delta)
+        for _ in range(300):
+            value, slope = hockey_stick(current, self.trials, self.a_over_c)
+            if value > delta:
+                low, seen_low = max(low, current), current
+            else:
+                high = current
+            tangent = current + _tangent_step(value, slope, delta)
+            low = max(low, min(tangent, high))
+            if abs(tangent - current) <= 64 * UNIT * current or high - low <= 64 * UNIT * high:
+                return low
+            steps = [low] if abs(value - delta) <= 0.1 * delta else []
+            steps += [
+                current + _log_step(value, slope, delta),
+                low if low > 0.75 * seen_low + 0.25 * high else math.inf,
+            ]
+            # An end that is known already says nothing new; where no step is of use the bracket is halved.
+            current = next((step for step in steps if seen_low < step < high), 0.5 * (low + high))
+        return high
+
+    def _guess(self, delta: float) -> float:
+        """A start at or a little above the root: where K alone, or its normal limit, says that the tail is delta."""
+        from scipy.special import bdtrik  # noqa: PLC0415 - the client imports this module's neighbours without scipy
+
+        mu = min(self.mu, 1e150)
+        normal = 0.5 * mu * mu - mu * NormalDist().inv_cdf(delta)
+        missing = float(bdtrik(delta, self.trials, 0.5 * (self.a_over_c - 1) / self.a_over_c))
+        quantile = (self.trials - 2 * missing) * log_odds(self.a_over_c) if missing >= 0 else math.inf
+        guess, pure = min(normal, quantile), self.pure_epsilon
+        return guess if 0 < guess < pure else pure - min(0.5 * pure, 300.0)
 
     def tradeoff(self, alpha: float) -> float:
         """f(alpha): the least type II error at level alpha, by the randomised Neyman-Pearson test.
@@ -234,8 +175,7 @@ class StochasticQuantizationProfile(PrivacyProfile):
         """
         from scipy.special import betainc  # noqa: PLC0415 - the client imports this module's neighbours without scipy
 
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha must be between 0 and 1, not {alpha}")
+        check_levels(alpha)
         if alpha in {0.0, 1.0} or math.isinf(self.a_over_c):
             return 1.0 - alpha
         trials, p_lo = self.trials, 0.5 * (self.a_over_c - 1) / self.a_over_c
@@ -248,15 +188,39 @@ class StochasticQuantizationProfile(PrivacyProfile):
         share = (alpha - left) / (right - left)
         return (1 - share) * upper_tail(trials - 1 - t) + share * upper_tail(trials - t)
 
+    def powers(self, levels: Float64) -> Float64:
+        """1 - f(levels), elementwise, shape of levels: linear between the vertices, which are kept for the next call.
+
+        Levels below exp(-700) get the power of the next vertex, which is an upper bound; level 0 has power 0.
+
+        Raises:
+            ValueError: if a level is outside [0, 1].
+        """
+        check_levels(levels)
+        if math.isinf(self.a_over_c):
+            return np.array(levels, dtype=np.float64)
+        level, power = power_vertices(self.trials, self.a_over_c)
+        return np.where(levels > 0, np.interp(levels, level, power), 0.0)
+
     def compose(self, k: int) -> Self:
         """The profile of k independent uses: the binomials add up, so k N trials at the same A/c.
 
         Raises:
             ValueError: if k is below 1, or k N above MAX_TRIALS.
         """
-        if k < 1:
-            raise ValueError(f"k must be at least 1, not {k}")
+        check_uses(k)
         return type(self)(self.trials * int(k), self.a_over_c)
+
+
+def _tangent_step(value: float, slope: float, target: float) -> float:
+    """How far in epsilon the tangent of delta as a function of e^epsilon meets the target; -inf where it does not."""
+    share = (value - target) / slope if slope > 1e-290 else -math.inf
+    return math.log1p(share) if share > -1 else -math.inf
+
+
+def _log_step(value: float, slope: float, target: float) -> float:
+    """Newton's step in epsilon for log delta; infinite where there is no slope to go by."""
+    return math.log(value / target) * value / slope if value > 0 and slope > 1e-290 else math.inf
 
 
 def a_over_c_for_epsilon(epsilon: float, delta: float, n: int, d: int, tokens: int = 1) -> float:

@@ -5,9 +5,12 @@ import sys
 from dataclasses import dataclass
 from typing import Self
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import erfcx, ndtr, ndtri
 
+from defenses.privacy.checks import check_delta, check_epsilon, check_levels, check_uses
 from defenses.privacy.profile import PrivacyProfile
 
 _ROOT_HALF = math.sqrt(0.5)
@@ -39,8 +42,7 @@ class GaussianProfile(PrivacyProfile):
         Raises:
             ValueError: if epsilon is negative or not a number.
         """
-        if not epsilon >= 0:
-            raise ValueError(f"epsilon must not be negative, not {epsilon}")
+        check_epsilon(epsilon)
         if self.mu == 0 or math.isinf(epsilon):
             return 0.0
         u = epsilon / self.mu - 0.5 * self.mu
@@ -58,8 +60,7 @@ class GaussianProfile(PrivacyProfile):
         Raises:
             ValueError: if delta is outside [0, 1].
         """
-        if not 0 <= delta <= 1:
-            raise ValueError(f"delta must be between 0 and 1, not {delta}")
+        check_delta(delta)
         if self.delta(0.0) <= delta:
             return 0.0
         if delta < sys.float_info.min:
@@ -78,9 +79,21 @@ class GaussianProfile(PrivacyProfile):
         Raises:
             ValueError: if alpha is outside [0, 1].
         """
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha must be between 0 and 1, not {alpha}")
+        check_levels(alpha)
         return float(ndtr(-ndtri(alpha) - self.mu))
+
+    def powers(self, levels: NDArray[np.float64]) -> NDArray[np.float64]:
+        """1 - G_mu(levels) = Phi(Phi^-1(levels) + mu), elementwise, shape of levels.
+
+        Written without 1 - G_mu, so that small levels keep their digits; levels 0 and 1 have powers 0 and 1.
+
+        Raises:
+            ValueError: if a level is outside [0, 1].
+        """
+        check_levels(levels)
+        if self.mu == 0:
+            return np.array(levels, dtype=np.float64)
+        return np.asarray(ndtr(ndtri(levels) + self.mu), dtype=np.float64)
 
     def compose(self, k: int) -> Self:
         """The profile of k independent uses: sqrt(k) mu-GDP (Dong, Roth, Su 2022, Corollary 3.3).
@@ -88,6 +101,34 @@ class GaussianProfile(PrivacyProfile):
         Raises:
             ValueError: if k is below 1.
         """
-        if k < 1:
-            raise ValueError(f"k must be at least 1, not {k}")
+        check_uses(k)
         return type(self)(self.mu * math.sqrt(k))
+
+
+def mu_for_epsilon(epsilon: float, delta: float) -> float:
+    """The greatest mu whose GDP curve gives at most `delta` at `epsilon`, to a relative 1e-13 and from below.
+
+    Args:
+        epsilon: Finite and at least 0.
+        delta: Strictly between 0 and 1.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+    check_epsilon(epsilon)
+    if not (0 < delta < 1 and math.isfinite(epsilon)):
+        raise ValueError(f"epsilon must be finite and delta strictly between 0 and 1, not {epsilon} and {delta}")
+
+    def surplus(log_mu: float) -> float:
+        return math.log(max(GaussianProfile(math.exp(log_mu)).delta(epsilon), sys.float_info.min)) - math.log(delta)
+
+    high = 0.0
+    while surplus(high) <= 0:
+        high += 1
+    low = high - 1
+    while surplus(low) > 0:
+        low -= 1
+    mu = math.exp(float(brentq(surplus, low, high, xtol=1e-14, rtol=1e-14)))
+    while surplus(math.log(mu)) > 0:  # the root finder may stop on the wrong side
+        mu *= 1 - 1e-14
+    return mu

@@ -1,7 +1,9 @@
 """The interface of every privacy profile, exact or bounding."""
 
 from abc import ABC, abstractmethod
-from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 class PrivacyProfile(ABC):
@@ -26,5 +28,13 @@ class PrivacyProfile(ABC):
         """f(alpha): the least type II error of a test of level alpha (Dong, Roth, Su 2022, Definition 2.1)."""
 
     @abstractmethod
-    def compose(self, k: int) -> Self:
+    def compose(self, k: int) -> "PrivacyProfile":
         """The profile of k independent uses, every one of them on differing inputs."""
+
+    def powers(self, levels: NDArray[np.float64]) -> NDArray[np.float64]:
+        """1 - f(levels), elementwise: the greatest power of a test at each level in [0, 1], shape of levels.
+
+        Profiles with a closed form override this loop.
+        """
+        flat = np.array([1.0 - self.tradeoff(float(level)) for level in levels.ravel()], dtype=np.float64)
+        return flat.reshape(levels.shape)

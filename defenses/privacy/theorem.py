@@ -8,9 +8,12 @@ import math
 from dataclasses import dataclass
 from typing import Self
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 
+from defenses.privacy.checks import check_delta, check_epsilon, check_levels, check_uses
 from defenses.privacy.gaussian import GaussianProfile
 from defenses.privacy.noise import nominal_mu, trials_per_prompt
 from defenses.privacy.profile import PrivacyProfile
@@ -90,9 +93,18 @@ class SandwichProfile(PrivacyProfile):
         Raises:
             ValueError: if alpha is outside [0, 1].
         """
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha must be between 0 and 1, not {alpha}")
+        check_levels(alpha)
         return self.lower(alpha)
+
+    def powers(self, levels: NDArray[np.float64]) -> NDArray[np.float64]:
+        """1 minus the lower curve, elementwise, shape of levels: 1 - G_mu(levels + gamma) + gamma, at most 1.
+
+        Raises:
+            ValueError: if a level is outside [0, 1].
+        """
+        check_levels(levels)
+        shifted = GaussianProfile(self.mu).powers(np.minimum(1.0, levels + self.gamma))
+        return np.minimum(1.0, shifted + self.gamma)
 
     @property
     def delta_floor(self) -> float:
@@ -112,8 +124,7 @@ class SandwichProfile(PrivacyProfile):
         Raises:
             ValueError: if epsilon is negative or not a number.
         """
-        if not epsilon >= 0:
-            raise ValueError(f"epsilon must not be negative, not {epsilon}")
+        check_epsilon(epsilon)
         alpha = max(0.0, self._slope_level(epsilon) - self.gamma)
         if alpha == 0:
             return self.delta_floor
@@ -129,8 +140,7 @@ class SandwichProfile(PrivacyProfile):
         Raises:
             ValueError: if delta is outside [0, 1].
         """
-        if not 0 <= delta <= 1:
-            raise ValueError(f"delta must be between 0 and 1, not {delta}")
+        check_delta(delta)
         if self.delta(0.0) <= delta:
             return 0.0
         if delta < self.delta_floor:
@@ -147,6 +157,5 @@ class SandwichProfile(PrivacyProfile):
         Raises:
             ValueError: if k is below 1.
         """
-        if k < 1:
-            raise ValueError(f"k must be at least 1, not {k}")
+        check_uses(k)
         return type(self)(self.trials * int(k), self.a_over_c)

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from audit.cli.account import account
+from audit.cli.calibrate import calibrate
 from defenses.errors import UserError
 
 REFERENCE = ["--d", "18", "--n", "4", "--mu", "20", "--tokens", "1", "--delta", "1e-5"]
@@ -91,6 +92,7 @@ def test_plot_writes_a_png_and_nothing_else(tmp_path: Path, noise: list[str]) ->
         (["--a-over-c", "1"], "--a-over-c"),
         (["--a-over-c", "nan"], "--a-over-c"),
         (["--mu", "1", "--tokens", "100000000000"], "--tokens"),
+        (["--mu", "1", "--sends", "100000000000"], "--sends"),
         (["--mu", "1", "--plot", "/nonexistent-folder/x.png"], "--plot"),
     ],
 )
@@ -110,11 +112,114 @@ def test_bad_values_are_one_line(arguments: list[str], named: str) -> None:
         ["--d", "18", "--n", "9", "--mu", "1"],
         ["--d", "0", "--n", "4", "--mu", "1"],
         ["--n", "4", "--mu", "1"],
+        ["--d", "18", "--n", "4", "--mu", "1", "--epsilon", "1"],
+        ["--d", "18", "--n", "4", "--mu", "1", "--steps", "5"],
+        ["--mechanism", "laplace"],
+        ["--mechanism", "laplace", "--epsilon", "1", "--mu", "1"],
+        ["--mechanism", "gaussian", "--mu", "1", "--plot", "x.png"],
+        ["--mechanism", "nonsense"],
+        ["--dpsgd", "--noise-multiplier", "1", "--sample-rate", "0.1"],
+        ["--dpsgd", "--noise-multiplier", "1", "--sample-rate", "0.1", "--steps", "5", "--d", "3"],
     ],
 )
 def test_bad_usage_exits_with_two(arguments: list[str]) -> None:
     """Neither or both noise options, and numbers that the mechanism does not have, are usage errors."""
     assert invoke(*arguments).exit_code == 2
+
+
+def test_sends_and_units_are_explicit() -> None:
+    """One token, one send of T tokens, and all sends stand in the table, and in the JSON by name."""
+    arguments = ("--d", "18", "--n", "4", "--mu", "20", "--tokens", "4", "--sends", "3")
+    text = invoke(*arguments).stdout
+    for part in ("4 tokens replaced, sent 3 times", "epsilon, one token", "225.733", "epsilon, one send", "780.596"):
+        assert part in text
+    figures = json.loads(invoke(*arguments, "--json").stdout)
+    assert figures["epsilon_token"] < figures["epsilon_prompt"] < figures["epsilon_exact"]
+    assert figures["sends"] == 3
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "arguments", "one"),
+    [
+        ("gaussian", ["--mu", "1"], 4.3771780957),
+        ("laplace", ["--epsilon", "1"], 0.99998),
+        ("randomized-response", ["--epsilon", "1"], 0.9999863),
+        ("randomized-response", ["--epsilon", "1", "--categories", "4"], 0.999979),
+        ("exponential", ["--epsilon", "1"], 0.994965),
+    ],
+)
+def test_other_mechanisms_are_accounted_by_unit(mechanism: str, arguments: list[str], one: float) -> None:
+    """Each mechanism prints one line a unit, with epsilons that grow, and the same figures as JSON."""
+    result = invoke("--mechanism", mechanism, *arguments, "--tokens", "4", "--sends", "2", "--json")
+    assert result.exit_code == 0
+    units = json.loads(result.stdout)["units"]
+    assert [unit["uses"] for unit in units] == [1, 4, 8]
+    assert units[0]["epsilon"] == pytest.approx(one, rel=1e-6)
+    assert units[0]["epsilon"] < units[1]["epsilon"] < units[2]["epsilon"]
+    text = invoke("--mechanism", mechanism, *arguments, "--tokens", "4", "--sends", "2").stdout
+    assert "4 tokens, sent 2 times" in text
+    assert ("bounded range" in text) == (mechanism == "exponential")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--mechanism", "gaussian", "--mu", "-1"], "--mu"),
+        (["--mechanism", "laplace", "--epsilon", "inf"], "--epsilon"),
+        (["--mechanism", "exponential", "--epsilon", "nan"], "--epsilon"),
+        (["--mechanism", "laplace", "--epsilon", "1", "--sends", "1000000000"], "--sends"),
+        (["--dpsgd", "--noise-multiplier", "0", "--sample-rate", "0.1", "--steps", "5"], "noise multiplier"),
+        (["--dpsgd", "--noise-multiplier", "1", "--sample-rate", "2", "--steps", "5"], "sample rate"),
+    ],
+)
+def test_bad_values_of_other_mechanisms_are_one_line(arguments: list[str], named: str) -> None:
+    """A parameter out of range is a UserError of one line that names it."""
+    result = invoke(*arguments)
+    assert isinstance(result.exception, UserError)
+    assert named in str(result.exception)
+    assert "\n" not in str(result.exception)
+
+
+def test_a_training_run_shows_three_accountants() -> None:
+    """--dpsgd prints the claim and the two others, in order of what they are worth, and the same as JSON."""
+    arguments = ("--dpsgd", "--noise-multiplier", "1", "--sample-rate", "0.1", "--steps", "10")
+    text = invoke(*arguments).stdout
+    for part in ("epsilon, PLD", "the claim", "epsilon, PRV", "epsilon, RDP", "Poisson sampling"):
+        assert part in text
+    figures = json.loads(invoke(*arguments, "--json").stdout)
+    assert 0 < figures["epsilon"] < figures["epsilon_rdp"]
+    assert f"{figures['epsilon']:.6g}" in text
+
+
+def test_calibration_to_an_epsilon_says_what_it_buys() -> None:
+    """The exact A/c stands beside the nominal one, with the share of noise variance that is saved."""
+    result = CliRunner().invoke(calibrate, ["--epsilon", "500", "--n", "4", "--d", "18"])
+    assert result.exit_code == 0
+    for part in ("1.30342", "1.5525", "1.419 of ours", "saves 29.5", "none: it certifies no such claim", "341.276"):
+        assert part in result.stdout
+    asked = ["--epsilon", "8", "--delta", "1e-5", "--tokens", "32", "--json"]
+    figures = json.loads(CliRunner().invoke(calibrate, asked).stdout)
+    assert figures["epsilon_exact"] == pytest.approx(8, rel=1e-6)
+    assert figures["epsilon_exact"] <= 8
+    assert figures["variance_ratio_nominal"] > 1
+    assert (figures["A_over_c_theorem"], figures["nominal_unsound"]) == (None, False)
+
+
+def test_calibration_warns_where_the_nominal_one_breaks_the_claim() -> None:
+    """At one bit and a large delta the output says that inverting mu-GDP would break the claim."""
+    text = CliRunner().invoke(calibrate, ["--epsilon", "0.24", "--delta", "0.29", "--n", "1", "--d", "18"]).stdout
+    assert "would BREAK the claim" in text
+    assert "A / c by Theorem 4.2  74.4" in text
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--epsilon", "0"], ["--epsilon", "8", "--delta", "0"], ["--epsilon", "8", "--tokens", "0"]]
+)
+def test_calibration_to_no_target_is_one_line(arguments: list[str]) -> None:
+    """A target that is none is a UserError of one line."""
+    result = CliRunner().invoke(calibrate, arguments)
+    assert isinstance(result.exception, UserError)
+    assert "\n" not in str(result.exception)
 
 
 def test_help_loads_no_scipy() -> None:

@@ -79,6 +79,19 @@ def test_tokens_multiply_trials_and_nominal_mu_by_the_root() -> None:
     assert many.gamma == pytest.approx(one.gamma / 3)
 
 
+def test_sends_of_a_prompt_are_uses_of_it() -> None:
+    """M sends of T tokens give N T m trials and mu sqrt(T m), and the smaller units' epsilons stand beside them."""
+    report = account(4, 18, tokens=5, sends=3, mu=5.0)
+    ratio = report.A_over_c
+    assert report.trials == 270 * 15
+    assert report.mu_total == pytest.approx(5.0 * math.sqrt(15))
+    assert report.epsilon_token == StochasticQuantizationProfile(270, ratio).epsilon(1e-5)
+    assert report.epsilon_prompt == StochasticQuantizationProfile(270 * 5, ratio).epsilon(1e-5)
+    assert report.epsilon_token < report.epsilon_prompt < report.epsilon_exact
+    single = account(4, 18, mu=5.0)
+    assert single.epsilon_token == single.epsilon_prompt == single.epsilon_exact
+
+
 def test_mu_and_range_give_the_same_account() -> None:
     """An account by A/c equals the account by the mu that goes with it."""
     by_mu = account(2, 7, tokens=3, delta=1e-6, mu=2.0, kappa=0.1)
@@ -141,6 +154,7 @@ def test_prompts_of_many_tokens_are_accounted() -> None:
         {"n": 0},
         {"d": 0},
         {"tokens": 0},
+        {"sends": 0},
         {"tokens": 10**12},
     ],
 )
