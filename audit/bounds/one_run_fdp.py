@@ -9,12 +9,15 @@ from numpy.typing import NDArray
 from audit.bounds.base import CanaryScores, Estimator, Test
 from audit.bounds.families import Family
 from audit.bounds.guesses import Guesses, critical_count, guess, power_of_count
+from audit.bounds.interval_program import interval_tail
 from defenses.privacy.profile import PrivacyProfile
 
 Float64 = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-_MOST_GUESSES = 500
+_MOST_GUESSES = 400
+_MOST_PROGRAM = 350  # guesses; above, the linear program takes seconds and gains little
+_DECISIVE = 2.0  # the program lowers the recursion's bound by less than this factor
 _COARSE = np.geomspace(1e-6, 1.0, 97)
 _FINE = 96
 
@@ -27,9 +30,9 @@ class OneRunFdp(Estimator):
     """
 
     name = "one-run-fdp"
-    source = "Mahloujifar, Melis, Chaudhuri 2024, Algorithm 3"
+    source = "Mahloujifar, Melis, Chaudhuri 2024, Algorithm 3; interval events: our own (audit.bounds.interval_program)"
     correction = (
-        "precommitted: sqrt(10 m) of m canaries are guessed, 500 at most, half of them as members; "
+        "precommitted: sqrt(10 m) of m canaries are guessed, 400 at most, half of them as members; "
         "a coin between one count and the next"
     )
     takes: ClassVar[type] = CanaryScores
@@ -37,7 +40,11 @@ class OneRunFdp(Estimator):
     def prepare(self, evidence: CanaryScores, family: Family, rng: np.random.Generator, level: float) -> Test:  # noqa: ARG002
         """Guess, and toss the coin that stands between this count of right guesses and the next."""
         guesses, coin = guess(evidence, _number(evidence.canaries), rng), float(rng.random())
-        return Test(lambda profile: _between(guesses, evidence.canaries, profile, coin), None, guesses.counts())
+
+        def p_value(profile: PrivacyProfile) -> float:
+            return _between(guesses, evidence.canaries, profile, coin, level)
+
+        return Test(p_value, None, guesses.counts())
 
     def power(
         self,
@@ -59,17 +66,27 @@ def _number(canaries: int) -> int:
     return min(canaries, _MOST_GUESSES, max(2, round(math.sqrt(10 * canaries))))
 
 
-def _between(guesses: Guesses, canaries: int, profile: PrivacyProfile, coin: float) -> float:
+def _between(guesses: Guesses, canaries: int, profile: PrivacyProfile, coin: float, level: float) -> float:
     """The randomised p-value: with C right guesses and a uniform coin U, B(C + 1) + U (B(C) - B(C + 1)).
 
     B bounds the tail probabilities. Such a value is at most t with probability at most t, as without the coin, whose
-    p-values are larger only because counts are whole.
+    p-values are larger only because counts are whole. B is the recursion's bound, or the linear program's where that
+    could decide at this level.
     """
-    here = fdp_p_value(guesses, canaries, profile)
-    if guesses.right == guesses.made:
-        return coin * here
-    beyond = fdp_p_value(Guesses(guesses.made, guesses.right + 1), canaries, profile)
-    return beyond + coin * (here - beyond)
+    counts = [guesses]
+    if guesses.right < guesses.made:
+        counts.append(Guesses(guesses.made, guesses.right + 1))
+    tails = [fdp_p_value(one, canaries, profile) for one in counts]
+    value = _mixed(tails, coin)
+    if level < value <= _DECISIVE * level and guesses.made <= _MOST_PROGRAM and guesses.right > 0:
+        tails = [min(tail, interval_tail(one, canaries, profile)) for tail, one in zip(tails, counts, strict=True)]
+        value = _mixed(tails, coin)
+    return value
+
+
+def _mixed(tails: list[float], coin: float) -> float:
+    beyond = tails[1] if len(tails) > 1 else 0.0
+    return beyond + coin * (tails[0] - beyond)
 
 
 def fdp_p_value(guesses: Guesses, canaries: int, profile: PrivacyProfile) -> float:

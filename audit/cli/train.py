@@ -10,6 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from audit.cli.private_prompt import (
+    Training,
+    check_private,
+    one_per_document,
+    private_card,
+    private_options,
+    train_privately,
+)
 from defenses.errors import UserError
 
 if TYPE_CHECKING:
@@ -102,12 +110,18 @@ def projection(**options: Any) -> None:
 @click.option("--vectors", default=100, show_default=True)
 @click.option("--steps", default=60, show_default=True)
 @click.option("--learning-rate", default=0.15, show_default=True, help="Relative to the prompt's RMS.")
-@click.option("--start", type=click.Path(path_type=Path), default=None, help="A prompt folder to start from.")
+@click.option("--batch", default=4, show_default=True, help="Windows a step; --private has --sample-rate instead.")
+@click.option("--prefix-share", nargs=2, type=float, default=(0.25, 0.5), show_default=True, help="Noisy part, range.")
+@click.option("--per-document", is_flag=True, help="One window of each document, as --private always does.")
+@click.option("--start", type=click.Path(path_type=Path), default=None, help="A prompt folder to start from: public.")
+@private_options
 def prompt(**options: Any) -> None:
     """Stage 2: a soft prompt for one (n, mu)."""
+    check_private(options)
     from defenses.models.llm import load_llm
     from defenses.pipeline.artifacts import find_projection, store_for
     from defenses.pipeline.corpus import load_corpus
+    from defenses.pipeline.private_prompt import PromptTask
     from defenses.pipeline.prompt_training import PromptSettings, load_prompt, save_prompt, train_prompt
 
     settings = PromptSettings(
@@ -116,19 +130,21 @@ def prompt(**options: Any) -> None:
         vectors=options["vectors"],
         steps=options["steps"],
         learning_rate=options["learning_rate"],
+        batch=options["batch"],
+        prefix_share=options["prefix_share"],
         seed=options["seed"],
     )
+    private, single = options["private"], options["private"] or options["per_document"]
     llm = load_llm(options["model"])
     code = find_projection(options["model"], llm.fingerprint, options["projection_name"], options["out"])
-    corpus = load_corpus(llm, options["texts"], options["length"], pack=True)
+    corpus = load_corpus(llm, options["texts"], options["length"], pack=not single)
+    corpus = one_per_document(corpus) if single else corpus
     start = load_prompt(options["start"]) if options["start"] else None
     noise = f"n{settings.n}-mu{settings.mu:g}" if settings.n else "clean"
-    name = f"prompt-{code.name}-{noise}"
-    with _tracked(options, {"stage": "prompt", "projection": code.name, "n": settings.n, "mu": settings.mu}) as log:
-        checkpoint = options["work"] / f"{name}.safetensors"
-        trained, losses = train_prompt(llm, code, corpus.windows, settings, start=start, log=log, checkpoint=checkpoint)
+    name = f"prompt-{code.name}-{noise}{'-private' if private else ''}{'-audited' if options['canaries'] else ''}"
+    checkpoint = options["work"] / f"{name}.safetensors"
     card = {
-        **_card(llm, corpus, options),
+        **(private_card(llm, options) if private else _card(llm, corpus, options)),
         "kind": "soft prompt",
         "projection": code.name,
         "n": settings.n,
@@ -137,8 +153,16 @@ def prompt(**options: Any) -> None:
         "start": options["start"].name if options["start"] else "sentence",
         "steps": settings.steps,
         "learning_rate": settings.learning_rate,
-        "metrics": _loss_metrics(losses),
     }
+    with _tracked(options, {"stage": "prompt", "projection": code.name, "n": settings.n, "mu": settings.mu}) as log:
+        if private:
+            training = Training(PromptTask(llm, code, settings), corpus, start, checkpoint)
+            trained, card["privacy"] = train_privately(training, options, log)
+        else:
+            trained, losses = train_prompt(
+                llm, code, corpus.windows, settings, start=start, log=log, checkpoint=checkpoint
+            )
+            card["metrics"] = _loss_metrics(losses)
     target = store_for(options["model"], options["out"]) / name
     save_prompt(llm, trained, target, card)
     click.echo(f"wrote {target}")

@@ -178,11 +178,11 @@ def _loss(
     cut = max(1, int(rng.uniform(*settings.prefix_share) * ids.shape[1]))
     prefix = llm.model.get_input_embeddings()(ids[:, :cut]).detach()
     if settings.n:
-        prefix = _noisy(prefix.float(), projection, settings, int(rng.integers(2**62)))
+        prefix = noisy_prefix(prefix.float(), projection, settings, int(rng.integers(2**62)))
     return continuation_nll(llm, prefix, ids[:, cut:], prompt)[0].mean()
 
 
-def _noisy(x: torch.Tensor, projection: Projection, settings: PromptSettings, seed: int) -> torch.Tensor:
+def noisy_prefix(x: torch.Tensor, projection: Projection, settings: PromptSettings, seed: int) -> torch.Tensor:
     """Prefix embeddings (B, P, b) through encoder, clip, quantizer and decoder."""
     encoder = torch.from_numpy(projection.encoder / projection.clip).to(x.device)
     decoder = torch.from_numpy(projection.decoder * projection.clip).to(x.device)
