@@ -14,6 +14,8 @@ COMMANDS = {
     "run": ("audit.cli.run", "run", "Run an experiment from a TOML file."),
     "account": ("audit.cli.account", "account", "Print nominal and exact privacy of the stochastic quantizer."),
     "calibrate": ("audit.cli.calibrate", "calibrate", "Find the noise at which an attack has a given success."),
+    "audit": ("audit.cli.audit", "audit", "Put one claim of a defence to the test."),
+    "check": ("audit.cli.check", "check", "Test every claim of a file; exit codes, JUnit and SARIF for a pipeline."),
     "train": ("audit.cli.train", "train", "Train a projection or a soft prompt."),
     "serve": ("audit.cli.serve", "serve", "Serve a frozen LLM behind the DEL wire."),
     "prompt": ("audit.cli.prompt", "prompt", "Send one private prompt to a server."),

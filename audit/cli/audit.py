@@ -1,0 +1,118 @@
+"""`delaudit audit`: one claim of one defence, from options; the same engine as `delaudit check`."""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from audit.cli.check import FOLDER
+
+if TYPE_CHECKING:
+    from audit.claims import ClaimSpec
+
+PROJECTION = "d128-noise-aware"
+
+
+@click.command()
+@click.option("--defense", required=True, help="A registered defence; `delaudit plugins` lists them.")
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="A parameter of the defence; repeatable.")
+@click.option(
+    "--guarantee", default="claimed", show_default=True, metavar="WHICH",
+    help="claimed (what the defence claims), exact (its own profile), mu=1, or epsilon=2,delta=1e-5.",
+)  # fmt: skip
+@click.option(
+    "--through",
+    type=click.Choice(["mechanism", "prompt", "vocabulary", "wire"]),
+    default="mechanism",
+    show_default=True,
+)
+@click.option(
+    "--unit", type=click.Choice(["token", "prompt"]), default="token", show_default=True, help="What differs."
+)
+@click.option("--tokens", type=int, default=1, show_default=True, help="Length of the prompts.")
+@click.option("--samples", type=int, default=20_000, show_default=True, help="Draws per side.")
+@click.option("--level", type=float, default=0.05, show_default=True, help="Chance of refuting a true claim, at most.")
+@click.option("--delta", type=float, default=1e-5, show_default=True, help="At which epsilons are stated.")
+@click.option("--violation", type=float, default=1.1, show_default=True, help="Factor that must be detectable.")
+@click.option("--pair", type=int, nargs=2, default=None, help="Two token ids to tell apart.")
+@click.option("--d", type=int, default=8, show_default=True, help="Latent width of the synthetic assets.")
+@click.option("--model", default=None, help="Use a real model's embeddings: default model, folder or hub id.")
+@click.option("--projection", default=None, help=f"With --model.  [default: {PROJECTION}]")
+@click.option("--artifacts", default=None, help="Folder of projections, with --model.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--out", type=FOLDER, default=None, help="Write record.json and a report page.")
+@click.option("--mlflow", "tracking", default=None, metavar="URI", help="Log to this MLflow store.")
+@click.option("--strict", is_flag=True, help="Exit with 3 where the audit is inconclusive.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def audit(ctx: click.Context, /, **options: Any) -> None:
+    """Put one claim of a defence to the test.
+
+    Without --model it runs on small synthetic assets that hold the worst case: fast, and as telling about a mechanism
+    as the real ones. Exit code: 1 refuted, 2 bad input, 3 inconclusive with --strict, else 0.
+    """
+    from dataclasses import asdict
+
+    from audit.check import audit_claim
+    from audit.publish import paragraph, publish, record_of
+    from audit.targets import build_target
+    from audit.verdict import Verdict
+
+    spec = _spec(options)
+    result, _, _ = audit_claim(spec, build_target(spec), level=options["level"])
+    record = record_of([result], {"level": options["level"], **asdict(spec)}, kind="audit")
+    written = publish(record, options["out"], options["tracking"], f"audit {spec.name}")
+    if options["as_json"]:
+        click.echo(json.dumps({**record.rows[0], "written": written}, allow_nan=False))
+    else:
+        click.echo(paragraph(result))
+        for kind, place in written.items():
+            click.echo(f"{kind:<16} {place}")
+    weak = options["strict"] and result.verdict is Verdict.INCONCLUSIVE
+    ctx.exit(1 if result.verdict is Verdict.REFUTED else 3 if weak else 0)
+
+
+def _spec(options: Mapping[str, Any]) -> "ClaimSpec":
+    """Options as a claim, checked as those of a file are."""
+    from audit.claims import parse_claims
+
+    same = ("defense", "through", "unit", "tokens", "samples", "delta", "violation", "seed")
+    tables = {key: options[key] for key in same}
+    tables["guarantee"] = _guarantee(options["guarantee"])
+    tables["parameters"] = dict(_assignment(change, "--set") for change in options["changes"])
+    if options["pair"]:
+        tables["pair"] = list(options["pair"])
+    if options["model"] is None:
+        tables["assets"] = {"d": options["d"], "width": max(32, options["d"])}
+    else:
+        tables |= {"model": options["model"], "projection": options["projection"] or PROJECTION}
+    for key in ("projection", "artifacts"):
+        if options[key] is not None:
+            tables[key] = options[key]
+    numbers = " ".join(f"{key}={value}" for key, value in tables["parameters"].items())
+    tables["name"] = " ".join(part for part in (options["defense"], numbers, options["guarantee"]) if part)
+    error = {"level": options["level"]}
+    return parse_claims({"error": error, "claims": [tables]}, source="audit").claims[0]
+
+
+def _guarantee(text: str) -> dict[str, Any]:
+    """A table from such words as claimed, exact, mu=1 or epsilon=2,delta=1e-5."""
+    if "=" not in text:
+        return {"kind": text}
+    numbers = dict(_assignment(part, "--guarantee") for part in text.split(","))
+    return {"kind": "mu-GDP" if "mu" in numbers else "(epsilon, delta)-DP", **numbers}
+
+
+def _assignment(text: str, option: str) -> tuple[str, Any]:
+    """One key and its value, read as TOML, or as a plain string where it is none."""
+    from defenses.errors import UserError
+
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip():
+        raise UserError(f"{option} {text}: write KEY=VALUE, for example n=4")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value
