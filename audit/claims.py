@@ -119,7 +119,8 @@ class ClaimSpec:
         projection: A trained projection of that model.
         artifacts: The folder of projections, relative to the claims file; None takes the shipped ones.
         assets: Synthetic assets, where there is no model.
-        unit: "token" (one token differs) or "prompt" (all `tokens` of them differ).
+        unit: "token" (one token differs), "prompt" (all `tokens` of them differ), or "coordinate" (one coordinate of
+            one token: the exact guarantee of the mechanism that the token's is made of).
         tokens: T, the length of the prompts.
         through: Where the audit looks: "mechanism" (the defence's own views), "prompt" (whole prompts), "vocabulary"
             (the worst pair of tokens by search) or "wire" (request bytes of the real client).
@@ -141,7 +142,7 @@ class ClaimSpec:
     projection: str | None = None
     artifacts: str | None = None
     assets: Synthetic = field(default_factory=Synthetic)
-    unit: Literal["token", "prompt"] = "token"
+    unit: Literal["token", "prompt", "coordinate"] = "token"
     tokens: int = 1
     through: Literal["mechanism", "prompt", "vocabulary", "wire"] = "mechanism"
     pair: tuple[int, int] | None = None
@@ -171,6 +172,8 @@ class ClaimSpec:
             raise ValueError(f'{self.tokens} tokens are looked at through = "prompt" or "wire", not {self.through}')
         if self.unit == "prompt" and self.through not in {"prompt", "wire"}:
             raise ValueError(f'unit = "prompt" needs through = "prompt" or "wire", not {self.through}')
+        if self.unit == "coordinate" and (self.guarantee.kind != "exact" or self.through not in {"mechanism", "wire"}):
+            raise ValueError('unit = "coordinate" needs guarantee = "exact", and through = "mechanism" or "wire"')
         if self.model is None and (self.projection or self.artifacts):
             raise ValueError("projection and artifacts belong to a model: name it with model")
         if self.pair is not None and (self.pair[0] == self.pair[1] or min(self.pair) < 0):

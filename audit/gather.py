@@ -8,6 +8,7 @@ from audit.claims import ClaimSpec
 from audit.guarantees import guarantee_of
 from audit.probes.base import Inputs, ProbeResult
 from audit.probes.collect import collect
+from audit.probes.coordinates import collect_coordinates
 from audit.probes.metric import at_distance, metric_inputs
 from audit.probes.vocabulary import search_pair
 from audit.targets import METRIC, Target, inputs_of
@@ -27,6 +28,9 @@ def gather(target: Target, spec: ClaimSpec, rng: np.random.Generator) -> tuple[C
         UserError: the inputs cannot be had.
         EvidenceError: the mechanism raised, or gave what cannot be audited.
     """
+    if spec.unit == "coordinate":
+        only = choose_inputs(target, spec, rng)[0]
+        return target.claim, collect_coordinates(target.defense, only, spec.samples, rng, through=spec.through)
     family = guarantee_of(with_distance(target.claim, 1.0), spec.delta).family
     probe = collect(
         target.defense,
@@ -35,7 +39,6 @@ def gather(target: Target, spec: ClaimSpec, rng: np.random.Generator) -> tuple[C
         rng,
         family=family,
         through=spec.through,
-        progress=False,
     )
     return with_distance(target.claim, probe.distance), probe
 

@@ -99,7 +99,9 @@ def _assets(spec: ClaimSpec, folder: Path) -> Assets:
 
 
 def _unit(spec: ClaimSpec) -> str:
-    return "one token" if spec.unit == "token" else f"one prompt of {spec.tokens} tokens"
+    if spec.unit == "prompt":
+        return f"one prompt of {spec.tokens} tokens"
+    return f"one {spec.unit}"
 
 
 def _numbers(wanted: GuaranteeSpec) -> dict[str, float]:
@@ -115,7 +117,11 @@ def _exact(defense: Defense[Any], spec: ClaimSpec, unit: str) -> Claim:
     if spec.unit == "prompt":
         profile = profile.compose(spec.tokens)
     if isinstance(profile, StochasticQuantizationProfile):
+        if spec.unit == "coordinate":
+            profile = StochasticQuantizationProfile.of(defense.config.n, 1, profile.a_over_c)
         return exact_claim(profile, unit)
+    if spec.unit == "coordinate":
+        raise UserError(f"defence {defense.name} has no quantized coordinates: use another unit")
     kind, numbers = _named(profile, defense.name)
     return Claim(kind, numbers, unit, "replace by any other", "exact accounting" if profile.exact else "accounting")
 

@@ -192,6 +192,7 @@ def judge(
             detectable=detectable,
             power=power,
             lower=bound.epsilon,
+            wanted=violation,
         ),
         points=curve_points(evidence, guarantee, kappa),
         source=claim.source,
@@ -288,6 +289,7 @@ def _reason(
     detectable: float,
     power: float,
     lower: float,
+    wanted: float,
 ) -> str:
     """The verdict for a person."""
     promised = f"epsilon = {guarantee.epsilon:.4g} at delta = {guarantee.delta:g}"
@@ -301,8 +303,8 @@ def _reason(
             f"not refuted, which is no proof ({promised}); a violation by a factor of {detectable:.3g} or more would "
             f"have been refuted with a probability of {power:.0%}"
         )
-    seen = "no violation" if math.isinf(detectable) else f"only a violation by a factor of {detectable:.3g}"
+    seen = "no violation" if math.isinf(detectable) else f"only a violation by a factor of {detectable:.4g}"
     return (
         f"not refuted, and too weak to say ({promised}): {seen} would have been refuted with a probability of "
-        f"{power:.0%}; draw more samples or use a stronger score"
+        f"{power:.0%}, and {wanted:g} was asked for; draw more samples or use a stronger score"
     )

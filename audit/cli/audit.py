@@ -29,7 +29,11 @@ PROJECTION = "d128-noise-aware"
     show_default=True,
 )
 @click.option(
-    "--unit", type=click.Choice(["token", "prompt"]), default="token", show_default=True, help="What differs."
+    "--unit",
+    type=click.Choice(["token", "prompt", "coordinate"]),
+    default="token",
+    show_default=True,
+    help="What differs.",
 )
 @click.option("--tokens", type=int, default=1, show_default=True, help="Length of the prompts.")
 @click.option("--samples", type=int, default=20_000, show_default=True, help="Draws per side.")

@@ -86,7 +86,7 @@ def collect(
             128 for each pair of inputs and mode.
         through: One of THROUGH, for the record and for the variants.
         timing: Whether seconds of encoding are a score: for a claim that covers time, on the wire.
-        progress: Show a bar.
+        progress: Show a bar, where standard error is a terminal.
 
     Raises:
         EvidenceError: the mechanism raised, or gave NaN, a wrong type, a wrong shape or unequal counts.
@@ -102,7 +102,8 @@ def collect(
         if isinstance(target, Defense):
             target = stack.enter_context(_wire(target)) if through == "wire" else DefenseTarget(target)
         train = _training_draws(samples, arms * len(target.modes)) if train is None else train
-        bar = stack.enter_context(tqdm(total=2 * (train + samples), unit="draw", disable=not progress, leave=False))
+        hidden = None if progress else True  # None: hidden where standard error is no terminal
+        bar = stack.enter_context(tqdm(total=2 * (train + samples), unit="draw", disable=hidden, leave=False))
         bar.set_description(f"probing {target.name}")
         if isinstance(target, DefenseTarget):
             target.check(given[0], rng)

@@ -94,6 +94,7 @@ def test_the_fingerprint_is_of_what_is_tested() -> None:
         ({"through": "wall"}, ("through",)),
         ({"tokens": 4}, ("prompt", "wire")),
         ({"unit": "prompt"}, ("through",)),
+        ({"unit": "coordinate", "through": "prompt"}, ('unit = "coordinate" needs',)),
         ({"projection": "d18-plain"}, ("model",)),
         ({"pair": [3, 3]}, ("different",)),
         ({"pair": [3, 4], "through": "vocabulary"}, ("searches",)),
