@@ -37,6 +37,16 @@ def publish(record: RunRecord, out: Path | None, tracking: str | None, experimen
     return written
 
 
+def publish_or_say(
+    record: RunRecord, out: Path | None, tracking: str | None, experiment: str
+) -> tuple[dict[str, str], str | None]:
+    """As `publish`, but a folder or store that fails is a sentence: verdicts that were paid for are not lost to it."""
+    try:
+        return publish(record, out, tracking, experiment), None
+    except (UserError, OSError) as error:
+        return {}, " ".join(str(error).split())
+
+
 def record_of(
     results: Sequence[AuditResult], config: Mapping[str, Any], *, kind: str, data: Sequence[Mapping[str, Any]] = ()
 ) -> RunRecord:

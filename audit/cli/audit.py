@@ -60,22 +60,25 @@ def audit(ctx: click.Context, /, **options: Any) -> None:
     from dataclasses import asdict
 
     from audit.check import audit_claim
-    from audit.publish import paragraph, publish, record_of
+    from audit.publish import paragraph, publish_or_say, record_of
     from audit.targets import build_target
     from audit.verdict import Verdict
 
     spec = _spec(options)
     result, _, _ = audit_claim(spec, build_target(spec), level=options["level"])
     record = record_of([result], {"level": options["level"], **asdict(spec)}, kind="audit")
-    written = publish(record, options["out"], options["tracking"], f"audit {spec.name}")
+    if not options["as_json"]:
+        click.echo(paragraph(result))
+    written, failure = publish_or_say(record, options["out"], options["tracking"], f"audit {spec.name}")
     if options["as_json"]:
         click.echo(json.dumps({**record.rows[0], "written": written}, allow_nan=False))
     else:
-        click.echo(paragraph(result))
         for kind, place in written.items():
             click.echo(f"{kind:<16} {place}")
+    if failure is not None:
+        click.echo(f"delaudit: {failure}", err=True)
     weak = options["strict"] and result.verdict is Verdict.INCONCLUSIVE
-    ctx.exit(1 if result.verdict is Verdict.REFUTED else 3 if weak else 0)
+    ctx.exit(1 if result.verdict is Verdict.REFUTED else 2 if failure is not None else 3 if weak else 0)
 
 
 def _spec(options: Mapping[str, Any]) -> "ClaimSpec":

@@ -49,7 +49,7 @@ def check(  # noqa: PLR0917 - click hands options over by name
     """
     from audit.check import check as check_file
     from audit.ledger import write_whole
-    from audit.publish import closing, line, publish
+    from audit.publish import closing, line, publish_or_say
 
     outcome = check_file(file, changes=changes, only=only, new_state=new_state)
     if junit is not None:
@@ -61,16 +61,20 @@ def check(  # noqa: PLR0917 - click hands options over by name
 
         write_whole(sarif, (json.dumps(sarif_log(outcome), indent=1, allow_nan=False) + "\n").encode())
     record = _record(outcome)
-    written = publish(record, out, tracking, f"check {file.stem}")
-    code = outcome.exit_code(strict=strict)
-    if as_json:
-        click.echo(json.dumps(_summary(outcome, record, written, code), allow_nan=False))
-    else:
+    if not as_json:
         for one in outcome.checked:
             click.echo(line(one))
         click.echo(closing(outcome))
+    written, failure = publish_or_say(record, out, tracking, f"check {file.stem}")
+    code = outcome.exit_code(strict=strict)
+    code = code if failure is None or code == 1 else 2
+    if as_json:
+        click.echo(json.dumps(_summary(outcome, record, written, code), allow_nan=False))
+    else:
         for kind, place in written.items():
             click.echo(f"{kind:<16} {place}")
+    if failure is not None:
+        click.echo(f"delaudit: {failure}", err=True)
     ctx.exit(code)
 
 

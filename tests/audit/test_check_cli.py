@@ -375,3 +375,21 @@ def test_a_check_is_logged_to_mlflow(tmp_path: Path) -> None:
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
     assert sorted(run.data.tags.get("verdict", "") for run in runs) == ["INCONCLUSIVE", "INCONCLUSIVE"]
+
+
+def test_a_place_that_cannot_be_written_loses_no_verdict(tmp_path: Path) -> None:
+    """The verdict is printed, the failure is one line, and a refutation keeps its exit code."""
+    blocked = tmp_path / "out"
+    (blocked / "report").mkdir(parents=True)
+    (blocked / "report" / "mine.txt").write_text("not a report of ours")
+    common = ["--defense", "del", "--set", "n=1", "--set", "mu=1", "--d", "1", "--out", str(blocked)]
+    refuted = invoke(audit, *common, "--samples", "20000")
+    assert refuted.exit_code == 1
+    assert "REFUTED" in refuted.stdout
+    assert "name another folder" in refuted.stderr
+    fine = invoke(audit, *common, "--samples", "500", "--guarantee", "exact", "--level", "0.001")
+    assert fine.exit_code == 2
+    (tmp_path / "claims.toml").write_text(FILE)
+    checked = invoke(check, str(tmp_path / "claims.toml"), "--only", "weak", "--out", str(blocked), "--json")
+    assert checked.exit_code == 2
+    assert json.loads(checked.stdout)["claims"][0]["verdict"] == "INCONCLUSIVE"
