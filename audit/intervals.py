@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betaincinv, ndtr, ndtri, stdtrit
+from scipy.special import betaincinv, ndtr, stdtrit
 
 Float64 = NDArray[np.float64]
 Comparison = Literal["difference", "ratio", "exp_difference"]
@@ -78,29 +78,6 @@ def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> Interva
     low = float(betaincinv(successes, failures + 1, tail)) if successes else 0.0
     high = float(betaincinv(successes + 1, failures, 1 - tail)) if failures else 1.0
     return Interval(low, high, level, "Clopper-Pearson 1934", trials)
-
-
-def wilson(successes: int, trials: int, level: float = 0.95) -> Interval:
-    """The score interval of a proportion (Wilson 1927): coverage is near `level` on average over p.
-
-    Args:
-        successes: Between 0 and `trials`.
-        trials: Independent trials, at least 1.
-        level: Nominal coverage, two-sided.
-
-    Raises:
-        ValueError: if the counts or the level are out of range.
-    """
-    _check_counts(successes, trials)
-    _check_level(level)
-    z2 = float(ndtri((1 + level) / 2)) ** 2
-    share = successes / trials
-    centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
-    half = math.sqrt(z2 * (share * (1 - share) / trials + z2 / (4 * trials * trials))) / (1 + z2 / trials)
-    # At the ends the formula gives exactly 0 and 1, but for rounding.
-    low = max(0.0, centre - half) if successes else 0.0
-    high = min(1.0, centre + half) if successes < trials else 1.0
-    return Interval(low, high, level, "Wilson 1927 score", trials)
 
 
 def cluster_bootstrap(

@@ -7,7 +7,7 @@ from scipy.special import betainc
 
 from audit.bounds.base import Estimator, Scores, Test
 from audit.bounds.families import Family
-from audit.bounds.selection import TRAIN_SHARE, choose, split
+from audit.bounds.selection import TRAIN_SHARE, count_at_threshold
 from defenses.privacy.profile import PrivacyProfile
 
 
@@ -28,15 +28,12 @@ class ClopperPearson(Estimator):
 
     def prepare(self, evidence: Scores, family: Family, rng: np.random.Generator, level: float) -> Test:  # noqa: ARG002
         """Choose the threshold on the training part; count on the rest."""
-        train, judged = split(evidence, TRAIN_SHARE, rng)
-        choice = choose(train, family, judged.samples, ties_whole=True)
-        sides, sign = choice.orient(judged), -1.0 if choice.flipped else 1.0
-        false, true = (
-            int(np.count_nonzero(side >= sign * choice.threshold)) for side in (sides.null, sides.alternative)
-        )
-        draws = judged.samples
-        counts = {"false_positives": false, "true_positives": true, "judged": draws}
-        return Test(lambda profile: corner_p_value(profile, false, true, draws), choice.threshold, counts)
+        seen = count_at_threshold(evidence, family, rng)
+
+        def p_value(profile: PrivacyProfile) -> float:
+            return corner_p_value(profile, seen.false, seen.true, seen.draws)
+
+        return Test(p_value, seen.choice.threshold, seen.facts())
 
 
 def corner_p_value(profile: PrivacyProfile, false: int, true: int, draws: int) -> float:

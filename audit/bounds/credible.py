@@ -7,7 +7,7 @@ from scipy.special import betainc, betaincinv
 
 from audit.bounds.base import Estimator, Scores, Test
 from audit.bounds.families import Family
-from audit.bounds.selection import TRAIN_SHARE, choose, split
+from audit.bounds.selection import TRAIN_SHARE, count_at_threshold
 from audit.bounds.support import support
 from defenses.privacy.profile import PrivacyProfile
 
@@ -32,14 +32,9 @@ class Credible(Estimator):
 
     def prepare(self, evidence: Scores, family: Family, rng: np.random.Generator, level: float) -> Test:  # noqa: ARG002
         """Choose the threshold on the training part; count on the rest."""
-        train, judged = split(evidence, TRAIN_SHARE, rng)
-        choice = choose(train, family, judged.samples, ties_whole=True)
-        sides, sign = choice.orient(judged), -1.0 if choice.flipped else 1.0
-        false, true = (
-            int(np.count_nonzero(side >= sign * choice.threshold)) for side in (sides.null, sides.alternative)
-        )
-        counts = {"false_positives": false, "true_positives": true, "judged": judged.samples}
-        return Test(_AllowedMass(false, true, judged.samples, choice.level), choice.threshold, counts)
+        seen = count_at_threshold(evidence, family, rng)
+        mass = _AllowedMass(seen.false, seen.true, seen.draws, seen.choice.level)
+        return Test(mass, seen.choice.threshold, seen.facts())
 
 
 class _AllowedMass:

@@ -80,6 +80,36 @@ def choose(train: Scores, family: Family, judged: int, *, ties_whole: bool = Fal
     return best[1]
 
 
+@dataclass(frozen=True)
+class Counted:
+    """Error counts of the judged part at a threshold that the training part chose.
+
+    Attributes:
+        false: Null draws at or beyond it.
+        true: Alternative draws at or beyond it.
+        draws: Judged draws per side.
+        choice: The threshold and its direction.
+    """
+
+    false: int
+    true: int
+    draws: int
+    choice: Choice
+
+    def facts(self) -> dict[str, float]:
+        """For a bound's record."""
+        return {"false_positives": self.false, "true_positives": self.true, "judged": self.draws}
+
+
+def count_at_threshold(scores: Scores, family: Family, rng: np.random.Generator) -> Counted:
+    """Split, choose a threshold on the training part, and count on the other; whole groups of ties are accepted."""
+    train, judged = split(scores, TRAIN_SHARE, rng)
+    choice = choose(train, family, judged.samples, ties_whole=True)
+    sides, sign = choice.orient(judged), -1.0 if choice.flipped else 1.0
+    false, true = (int(np.count_nonzero(side >= sign * choice.threshold)) for side in (sides.null, sides.alternative))
+    return Counted(false, true, judged.samples, choice)
+
+
 def candidate_ranks(judged: int, number: int = 12) -> list[int]:
     """A few of the ranks that could be chosen for this many judged draws."""
     return sorted({min(judged, max(1, round(float(level) * judged))) for level in _levels(judged, number)})
