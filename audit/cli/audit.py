@@ -11,6 +11,8 @@ from audit.cli.check import FOLDER
 
 if TYPE_CHECKING:
     from audit.claims import ClaimSpec
+    from audit.probes import Inputs
+    from audit.probes.leaks import LeakReport
 
 PROJECTION = "d128-noise-aware"
 
@@ -46,6 +48,13 @@ PROJECTION = "d128-noise-aware"
 @click.option("--projection", default=None, help=f"With --model.  [default: {PROJECTION}]")
 @click.option("--artifacts", default=None, help="Folder of projections, with --model.")
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--leaks",
+    type=click.IntRange(2),
+    default=None,
+    metavar="N",
+    help="With --through wire: send each input N times more, and compare lengths, headers, repeats and time.",
+)
 @click.option("--out", type=FOLDER, default=None, help="Write record.json and a report page.")
 @click.option("--mlflow", "tracking", default=None, metavar="URI", help="Log to this MLflow store.")
 @click.option("--strict", is_flag=True, help="Exit with 3 where the audit is inconclusive.")
@@ -65,13 +74,20 @@ def audit(ctx: click.Context, /, **options: Any) -> None:
     from audit.verdict import Verdict
 
     spec = _spec(options)
-    result, _, _ = audit_claim(spec, build_target(spec), level=options["level"])
+    if options["leaks"] is not None and spec.through != "wire":
+        raise click.UsageError("--leaks looks at requests: it needs --through wire")
+    target = build_target(spec)
+    result, _, probe = audit_claim(spec, target, level=options["level"])
+    leaks = None if options["leaks"] is None else _leaks(target.defense, probe.pair, options["leaks"], spec.seed)
     record = record_of([result], {"level": options["level"], **asdict(spec)}, kind="audit")
     if not options["as_json"]:
         click.echo(paragraph(result))
+        if leaks is not None:
+            click.echo(_told(leaks))
     written, failure = publish_or_say(record, options["out"], options["tracking"], f"audit {spec.name}")
     if options["as_json"]:
-        click.echo(json.dumps({**record.rows[0], "written": written}, allow_nan=False))
+        found = {} if leaks is None else {"leaks": {**asdict(leaks), "found": list(leaks.leaks)}}
+        click.echo(json.dumps({**record.rows[0], **found, "written": written}, allow_nan=False))
     else:
         for kind, place in written.items():
             click.echo(f"{kind:<16} {place}")
@@ -79,6 +95,27 @@ def audit(ctx: click.Context, /, **options: Any) -> None:
         click.echo(f"delaudit: {failure}", err=True)
     weak = options["strict"] and result.verdict is Verdict.INCONCLUSIVE
     ctx.exit(1 if result.verdict is Verdict.REFUTED else 2 if failure is not None else 3 if weak else 0)
+
+
+def _leaks(defense: Any, inputs: "Inputs", count: int, seed: int) -> "LeakReport":
+    """What else than the counts tells the two inputs apart, through a real client of the defence."""
+    from audit.probes.leaks import check_leaks
+    from audit.probes.wire import wire_target
+    from defenses.randomness import seeded_rng
+
+    with wire_target(defense) as wire:
+        return check_leaks(wire, inputs, count, seeded_rng(seed, "leaks"))
+
+
+def _told(leaks: "LeakReport") -> str:
+    """The same in one sentence."""
+    base = f"Beside the counts, {leaks.draws} requests of each input were compared:"
+    if leaks.leaks:
+        return f"{base} {'; '.join(leaks.leaks)}. No claim about counts covers that."
+    return (
+        f"{base} lengths, path, headers and their order are the same, {leaks.repeats} messages repeat, and encoding "
+        f"time has an AUC of {leaks.timing_auc:.3f} (p = {leaks.timing_p:.2g}); nothing was found, which is no proof."
+    )
 
 
 def _spec(options: Mapping[str, Any]) -> "ClaimSpec":

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from xml.etree import ElementTree as ET
 
 import pytest
+from click import UsageError
 from click.testing import CliRunner, Result
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -393,3 +394,12 @@ def test_a_place_that_cannot_be_written_loses_no_verdict(tmp_path: Path) -> None
     checked = invoke(check, str(tmp_path / "claims.toml"), "--only", "weak", "--out", str(blocked), "--json")
     assert checked.exit_code == 2
     assert json.loads(checked.stdout)["claims"][0]["verdict"] == "INCONCLUSIVE"
+
+
+def test_the_wire_is_compared_beyond_its_counts() -> None:
+    """--leaks sends both inputs through the real client, and names what it compared."""
+    wire = ["--defense", "del", "--set", "n=1", "--set", "mu=1", "--through", "wire", "--samples", "150"]
+    told = invoke(audit, *wire, "--leaks", "20", "--level", "0.001")
+    assert "Beside the counts, 20 requests of each input were compared" in told.stdout
+    with pytest.raises(UsageError, match="needs --through wire"):
+        audit.main(["--defense", "del", "--leaks", "20"], standalone_mode=False)
