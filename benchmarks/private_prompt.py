@@ -8,7 +8,11 @@ resampling documents.
 
 import argparse
 import json
+import sys
 from pathlib import Path
+
+# A script's own folder comes first otherwise, and benchmarks/audit.py would stand in for the package.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from audit.cli.private_prompt import one_per_document
 from audit.measures import Pairs, perplexity, perplexity_ratio, restored_prefixes, score

@@ -4,7 +4,7 @@ Medians over seeds with the middle half of the runs, on mechanisms of known epsi
 claim is refuted by a twin with 10 % too little noise, and by the honest mechanism. The tables are part of
 docs/audit.md.
 
-    python benchmarks/tightness.py [--quick]
+    python benchmarks/tightness.py [--share 1.0]
 """
 
 import argparse
@@ -106,8 +106,8 @@ def _share(refuted: Callable[[int], bool], runs: int) -> str:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a tenth of the runs")
-    factor = 0.1 if parser.parse_args().quick else 1.0
+    parser.add_argument("--share", type=float, default=1.0, help="of the full number of runs: 50, 15 at a million")
+    factor = parser.parse_args().share
     tightness(factor)
     power(factor)
 

@@ -71,11 +71,14 @@ def _between(guesses: Guesses, canaries: int, profile: PrivacyProfile, coin: flo
 
     B bounds the tail probabilities. Such a value is at most t with probability at most t, as without the coin, whose
     p-values are larger only because counts are whole. B is the recursion's bound, or the linear program's where that
-    could decide at this level.
+    could decide at this level. Where all guesses are right there is no next count and no coin: a small one would
+    refute every claim, however weak.
     """
     counts = [guesses]
     if guesses.right < guesses.made:
         counts.append(Guesses(guesses.made, guesses.right + 1))
+    else:
+        coin = 1.0
     tails = [fdp_p_value(one, canaries, profile) for one in counts]
     value = _mixed(tails, coin)
     if level < value <= _DECISIVE * level and guesses.made <= _MOST_PROGRAM and guesses.right > 0:

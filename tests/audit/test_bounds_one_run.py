@@ -108,6 +108,17 @@ def test_a_gaussian_curve_is_wrong_about_randomized_response() -> None:
     assert np.median(found) > 2.2
 
 
+def test_no_coin_refutes_every_claim() -> None:
+    """With all guesses right the bound stays where the number of guesses can carry it, whatever the coin."""
+    included = np.arange(128) < 64
+    evidence = CanaryScores(included.astype(float), included)
+    bounds = [
+        ESTIMATORS["one-run-fdp"].bound(evidence, AnyFamily(1e-5), 1e-5, np.random.default_rng(run)).epsilon
+        for run in range(30)
+    ]
+    assert 2.0 < min(bounds) == max(bounds) < 3.0
+
+
 def test_the_critical_count_is_the_first_that_refutes() -> None:
     """One less does not."""
     claim = GaussianProfile(0.7)
