@@ -117,7 +117,7 @@ def _utility_lines(found: dict[str, Any]) -> list[str]:
     else:
         ratio = found["variance_ratio_nominal"]
         lines.append(
-            f"A / c by mu-GDP       {nominal:.6g} (noise variance per coordinate at v = 0: {ratio:.4g} of ours)"
+            f"A / c by mu-GDP       {nominal:.6g} (noise variance per coordinate at v = 0: {ratio:.6g} times ours)"
         )
     if theorem is None:
         floor = found["delta_floor_theorem"]
@@ -125,7 +125,7 @@ def _utility_lines(found: dict[str, Any]) -> list[str]:
     else:
         ratio = found["variance_ratio_theorem"]
         lines.append(
-            f"A / c by Theorem 4.2  {theorem:.6g} (noise variance per coordinate at v = 0: {ratio:.4g} of ours)"
+            f"A / c by Theorem 4.2  {theorem:.6g} (noise variance per coordinate at v = 0: {ratio:.6g} times ours)"
         )
     if found["nominal_unsound"]:
         lines.append(
