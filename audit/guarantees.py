@@ -1,7 +1,7 @@
 """From what a defence claims to what can be tested: the claim's curve, its family, the estimator that is right for it.
 
 A conversion that the claim does not license is refused here: a Gaussian curve turns the errors of randomized response
-(epsilon = 2) into "epsilon = 12", and such a figure would be no bound of anything.
+(epsilon = 2) into an epsilon above 10, and such a figure would be no bound of anything.
 """
 
 from collections.abc import Mapping

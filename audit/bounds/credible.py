@@ -21,7 +21,7 @@ class Credible(Estimator):
     cover too seldom at small counts, so that the posteriors here are those of the one-sided Clopper-Pearson limits:
     Beta(false + 1, draws - false) and Beta(true, draws - true + 1). Melding them so keeps the frequentist level for
     binomial pairs (Fay, Proschan, Brittain 2015), for a linear function of the two rates: at a corner of the allowed
-    region a posterior mass is no level (25 % of runs on randomized response were wrong that way), so that the claim's
+    region a posterior mass is no level (randomized response would be refuted too often), so that the claim's
     curve is replaced by the line that supports it at the level that the training part chose.
     """
 
