@@ -5,7 +5,7 @@ Everything at these borders is numpy: a client runs without torch, and an attack
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar, Generic, TypeVar
@@ -118,11 +118,14 @@ class Assets:
         embedding: E, shape (V, b), float32.
         projection: The trained projection, for the defences that have one.
         model: The LLM's name, for records.
+        hidden: Hidden states of the public model: (tokens (B, T), k) -> what block k + 1 reads, (B, T, h), for the
+            defences that split after k blocks.
     """
 
     embedding: Float32
     projection: Projection | None = None
     model: str = "unnamed"
+    hidden: Callable[[Tokens, int], Float32] | None = None
 
     def needed_projection(self) -> Projection:
         """The projection, for a defence that cannot do without one.
@@ -140,7 +143,11 @@ class Assets:
         return int(self.embedding.shape[0])
 
 
-class LikelihoodUnavailable(Exception):  # noqa: N818 - a capability that is absent, not a fault
+class Unavailable(Exception):  # noqa: N818 - a capability that is absent, not a fault
+    """Something that an attack needs and this defence, or this adversary, does not have; the message says what."""
+
+
+class LikelihoodUnavailable(Unavailable):
     """The defence has no tractable likelihood; likelihood attacks say so instead of guessing."""
 
 
@@ -156,6 +163,8 @@ class Defense(ABC, Generic[ConfigT]):
 
     name: ClassVar[str]
     Config: ClassVar[type]
+    entry_block: int = 0
+    """How many blocks of the LLM the client runs itself: `restore` gives what block entry_block + 1 reads."""
 
     def __init__(self, config: ConfigT, assets: Assets) -> None:
         self.config = config
@@ -176,7 +185,26 @@ class Defense(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def restore(self, view: View) -> Float32:
-        """The server's input embeddings, shape (B, T, b), from the view alone."""
+        """The server's input embeddings, shape (B, T, b), from the view alone.
+
+        A defence that sends hidden states gives those, and one vector a prompt, (B, 1, h), where it pools them.
+        """
+
+    def latents(self, view: View) -> Float32:
+        """The noisy vectors as they were sent, before any decoder: (B, T, m). Here: the restored embeddings."""
+        return self.restore(view)
+
+    def latent_table(self) -> Float32:
+        """What `latents` would be for every token without noise: (V, m). Here: the embedding table."""
+        return self.assets.embedding
+
+    def sent_tokens(self, view: View) -> Tokens:  # noqa: ARG002 - for those that send text
+        """The token ids that a text defence sent in place of the prompt's, (B, T).
+
+        Raises:
+            Unavailable: where the defence sends no text.
+        """
+        raise Unavailable(f"{self.name} sends no text")
 
     def log_likelihood(self, view: View) -> Float32:  # noqa: ARG002 - for those that have one
         """Compute log P(view at position | token), shape (B, T, V), up to a constant per position.

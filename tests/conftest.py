@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from defenses.base import Assets
+from defenses.models.hidden import hidden_states
 from defenses.models.llm import LLM, freeze
 from defenses.pipeline.projection import weighted_pca
 
@@ -51,7 +52,7 @@ def llm() -> LLM:
 def assets(llm: LLM) -> Assets:
     """The tiny Llama's table with a PCA projection to d = 16."""
     projection = weighted_pca(llm.embedding, np.ones(256, dtype=np.int64), 16)
-    return Assets(llm.embedding, projection, llm.name)
+    return Assets(llm.embedding, projection, llm.name, hidden_states(llm))
 
 
 @pytest.fixture(scope="session")

@@ -35,14 +35,25 @@ class ProjectionOnly(Defense[ProjectionOnlyConfig]):
 
     def protect(self, tokens: Tokens, rng: np.random.Generator) -> View:  # noqa: ARG002 - no coins are needed
         """Latents of tokens (B, T)."""
-        projection, embedding = self.assets.needed_projection(), self.assets.embedding[tokens]
-        latents = projection.latents(embedding) if self.config.clip else embedding @ projection.encoder.T
+        latents = self._code(self.assets.embedding[tokens])
         return View(latents.astype("<f4").tobytes(), (tokens.shape[0], tokens.shape[1]))
 
     def restore(self, view: View) -> Float32:
         """W_dec v, (B, T, b)."""
-        latents = np.frombuffer(view.payload, dtype="<f4").reshape(*view.shape, -1)
-        return np.asarray(latents @ self.assets.needed_projection().decoder.T, dtype=np.float32)
+        return np.asarray(self.latents(view) @ self.assets.needed_projection().decoder.T, dtype=np.float32)
+
+    def latents(self, view: View) -> Float32:
+        """What was sent, (B, T, d)."""
+        return np.frombuffer(view.payload, dtype="<f4").reshape(*view.shape, -1).astype(np.float32)
+
+    def latent_table(self) -> Float32:
+        """The latents of every token, (V, d)."""
+        return self._code(self.assets.embedding)
+
+    def _code(self, embedding: Float32) -> Float32:
+        projection = self.assets.needed_projection()
+        latents = projection.latents(embedding) if self.config.clip else embedding @ projection.encoder.T
+        return np.asarray(latents, dtype=np.float32)
 
 
 DEFENSE = ProjectionOnly

@@ -87,19 +87,35 @@ def load_text(
         raise ValueError(f"limit must be at least 1, not {limit}")
     if join not in get_args(Join):
         raise ValueError(f"join must be one of {', '.join(get_args(Join))}, not {join!r}")
-    path = Path(source).expanduser()
-    if path.exists():
-        files = _local_files(path, split)
-        dataset, name = _read_local(files, whole=join == "documents"), _local_name(files, folder=path.is_dir())
-    else:
-        dataset, split = _read_hub(str(source), split)
-        name = f"{source}/{split}"
+    dataset, name = read_table(source, split, whole=join == "documents")
     column = _text_column(dataset, column, name)
     documents = list(_take(_joined(_rows(dataset, column, join), join), limit))
     if not documents:
         raise UserError(f"{name}: column '{column}' holds no text")
     where = f"{source} (split {split or Path(name).name}, column {column}, joined as {join})"
     return TextData(documents, name, digest(documents), where)
+
+
+def read_table(source: str | Path, split: str | None = None, *, whole: bool = False) -> tuple[Any, str]:
+    """All columns of one split, and a short name for it.
+
+    Args:
+        source: As for `load_text`.
+        split: As for `load_text`.
+        whole: Of txt files: a file is one row; else each line is.
+
+    Returns:
+        A `datasets.Dataset`, and "FOLDER/SPLIT", a file's stem or "HUB ID/SPLIT".
+
+    Raises:
+        UserError: Nothing there, several splits to choose from, or unreadable data.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        files = _local_files(path, split)
+        return _read_local(files, whole=whole), _local_name(files, folder=path.is_dir())
+    dataset, split = _read_hub(str(source), split)
+    return dataset, f"{source}/{split}"
 
 
 def digest(documents: Iterable[str]) -> str:

@@ -94,6 +94,14 @@ class Del(Defense[DelConfig]):
         """x^ = W_dec v^, shape (B, T, b)."""
         return restore_counts(self.counts(view), self.quantizer, self.projection, self.config.norm_clamp)
 
+    def latents(self, view: View) -> Float32:
+        """The unbiased estimates v^, (B, T, d)."""
+        return self.quantizer.decode(self.counts(view))
+
+    def latent_table(self) -> Float32:
+        """The coded latents of every token, (V, d)."""
+        return self.table.latents(np.arange(self.table.vocabulary))
+
     def log_likelihood(self, view: View) -> Float32:
         """Compute log P(K | token), (B, T, V), up to the binomial coefficients, as one matmul."""
         return self.quantizer.score(self.counts(view), self._scoring_terms)
@@ -101,7 +109,7 @@ class Del(Defense[DelConfig]):
     @cached_property
     def _scoring_terms(self) -> tuple[Float32, Float32]:
         """Likelihood weights (V, d) and biases (V,) of the whole vocabulary."""
-        return self.quantizer.scoring_terms(self.table.latents(np.arange(self.table.vocabulary)))
+        return self.quantizer.scoring_terms(self.latent_table())
 
 
 def restore_counts(

@@ -68,6 +68,30 @@ def weighted_pca(
     )
 
 
+def rotated_svd(embedding: Float32, d: int, rng: np.random.Generator) -> Projection:
+    """The top-d right singular directions of the table under a random rotation: a code that nobody trained.
+
+    Rotation spreads the variance over the coordinates, so that one clip fits all of them. It is the reference on which
+    attacks are compared, as it depends on nothing but the table.
+
+    Args:
+        embedding: E, (V, b).
+        d: Latent width, 1 <= d <= b.
+        rng: Draws the rotation.
+
+    Raises:
+        UserError: d is not in 1..b.
+    """
+    _, b = embedding.shape
+    if not 1 <= d <= b:
+        raise UserError(f"the latent width must be between 1 and the embedding width {b}, not {d}")
+    vectors = np.linalg.svd(embedding.T @ embedding)[0][:, :d]
+    turn = np.linalg.qr(rng.normal(size=(d, d)))[0]
+    encoder = (turn @ vectors.T).astype(np.float32)
+    clip = float(np.quantile(np.abs(embedding @ encoder.T), CLIP_QUANTILE))
+    return Projection(encoder, encoder.T.copy(), clip, name=f"rotated-svd-d{d}", objective="pca")
+
+
 def _roots(matrix: NDArray[np.float64], ridge: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Symmetric square root and inverse square root of a positive semi-definite matrix, ridge added."""
     values, vectors = np.linalg.eigh(matrix)

@@ -13,7 +13,7 @@ from defenses.models.llm import LLM
 from defenses.pipeline.artifacts import find_projection
 from defenses.pipeline.noise import quantize_straight_through
 from defenses.pipeline.probe import early_hidden_states, fisher_at_input, rms_normalised
-from defenses.pipeline.projection import load_projection, save_projection, weighted_pca
+from defenses.pipeline.projection import load_projection, rotated_svd, save_projection, weighted_pca
 from defenses.pipeline.projection_training import ProjectionSettings, train_projection
 
 RNG = np.random.default_rng(5)
@@ -148,3 +148,16 @@ def test_bad_settings_are_refused(settings: dict) -> None:
     """Each bad setting is one line."""
     with pytest.raises(UserError):
         ProjectionSettings(**settings)
+
+
+def test_a_rotated_svd_keeps_the_top_directions_and_spreads_them(llm: LLM) -> None:
+    """Its decoded table is the best rank-d one, 99 % of latents are inside the clip, and d = b loses nothing."""
+    table = llm.embedding
+    found = rotated_svd(table, 8, np.random.default_rng(0))
+    u, s, vt = np.linalg.svd(table, full_matrices=False)
+    np.testing.assert_allclose(table @ found.encoder.T @ found.decoder.T, (u[:, :8] * s[:8]) @ vt[:8], atol=1e-5)
+    assert np.mean(np.abs(table @ found.encoder.T) <= found.clip) == pytest.approx(0.99, abs=0.002)
+    whole = rotated_svd(table, 32, np.random.default_rng(0))
+    np.testing.assert_allclose(table @ whole.encoder.T @ whole.decoder.T, table, atol=1e-5)
+    with pytest.raises(UserError, match="between 1 and"):
+        rotated_svd(table, 33, np.random.default_rng(0))
