@@ -5,14 +5,25 @@ parameters, the latent table and any public text, all of which an honest-but-cur
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Self
 
-import numpy as np
-
-from attacks.base import TOP, Attack, Guess, Knowledge, ranked
+from attacks.adaptation import SHORTLIST
+from attacks.base import Attack, Guess, Knowledge
+from attacks.bayes import adapted, best
+from attacks.ngrams import Unigram
 from defenses.base import Tokens, View
 
-UNIFORM_SHARE = 0.05  # mixed into the prior, so that a wrong corpus cannot erase a strong likelihood
+
+@dataclass(frozen=True)
+class PosteriorOptions:
+    """What the prior is made of.
+
+    Attributes:
+        traffic: Mend the public text's frequencies by what all prompts of the view show together.
+    """
+
+    traffic: bool = True
 
 
 class Posterior(Attack):
@@ -20,13 +31,11 @@ class Posterior(Attack):
 
     name = "map"
     knowledge = Knowledge(projection=True, embedding=True, prior_corpus=True)
+    Options = PosteriorOptions
 
     def fit(self, views: Sequence[View], secrets: Sequence[Tokens]) -> Self:  # noqa: ARG002 - the law is known
         """Take the prior from the auxiliary tokens."""
-        flat = np.concatenate([secret.ravel() for secret in secrets])
-        counts = np.bincount(flat, minlength=self.defense.assets.vocabulary).astype(np.float64)
-        mixed = (1 - UNIFORM_SHARE) * counts / counts.sum() + UNIFORM_SHARE / len(counts)
-        self._log_prior = np.log(mixed).astype(np.float32)
+        self._prior = Unigram.of(secrets, self.defense.assets.vocabulary)
         return self
 
     def guess(self, view: View) -> Guess:
@@ -35,17 +44,9 @@ class Posterior(Attack):
         Raises:
             LikelihoodUnavailable: the defence has no tractable likelihood.
         """
-        candidates, scores = [], []
-        size = len(view.payload) // view.shape[0]
-        for row in range(view.shape[0]):
-            one = View(view.payload[row * size : (row + 1) * size], (1, view.shape[1]))
-            logits = self.defense.log_likelihood(one)[0] + self._log_prior
-            logits -= logits.max(axis=-1, keepdims=True)
-            logits -= np.log(np.exp(logits).sum(axis=-1, keepdims=True))
-            best, value = ranked(logits, TOP)
-            candidates.append(best)
-            scores.append(value)
-        return Guess(np.stack(candidates), np.stack(scores))
+        size = max(SHORTLIST, self.tools.keep)
+        found, fitted = adapted(self.defense, view, self._prior, size=size, traffic=self.options.traffic)
+        return best(found.tokens, fitted.weights, self.tools.keep, view.shape[1])
 
 
 ATTACK = Posterior

@@ -5,7 +5,7 @@ from typing import Self
 
 import numpy as np
 
-from attacks.base import TOP, Attack, Guess, Knowledge, ranked
+from attacks.base import Attack, Guess, Knowledge, ranked
 from defenses.base import Tokens, View
 
 
@@ -23,7 +23,7 @@ class Prior(Attack):
 
     def guess(self, view: View) -> Guess:
         """The same candidates at each position."""
-        candidates, scores = ranked(self._counts / self._counts.sum(), TOP)
+        candidates, scores = ranked(self._counts / self._counts.sum(), self.tools.keep)
         shape = (*view.shape, len(candidates))
         return Guess(np.broadcast_to(candidates, shape), np.broadcast_to(scores, shape))
 
