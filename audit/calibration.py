@@ -1,27 +1,82 @@
 """Find the noise at which an attack has a given success: the paper's way of setting a defence's parameter.
 
-Equal success under one attack is not equal privacy, so the exact epsilon and the other attacks' success at the same
-noise always come with it.
+Equal success under one attack is not equal privacy. So the noise is found twice, for the attack that was asked for and
+for the strongest one, and what every attack reads at both is measured on documents that had no part in it.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from attacks.base import Attack, attacks
 from audit.accounting import AccountReport, account
-from audit.measures import Pairs, attack_shares, restored_prefixes
+from audit.adversaries import Adversary, token_adversaries
+from audit.measures import Pairs
+from audit.recovery import recover
 from audit.workbench import Workbench
 from defenses.errors import UserError
 from defenses.pipeline.defense import Del, DelConfig
-from defenses.registry import pick
+from defenses.randomness import seeded_rng
 
 MU_RANGE = (0.5, 2000.0)
 STEPS = 14  # bisection halves log(mu) each time: the last step moves mu by less than 0.1 %
+STRONGEST, WEAK, BLIND = "strongest", "cosine", "prior"
+RIVALS = ("cosine", "latent-ml", "map", "hmm")
+"""Who competes to be the strongest: quick enough to be tried at every step."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Point:
+    """The noise that gives one attack its target.
+
+    Attributes:
+        calibrated_with: The attack, or "strongest".
+        goal: The success that was asked of it.
+        above_blind: The target counts from the blind guess, which alone is above it.
+        mu: The nominal mu found.
+        account: The accounting of one token there.
+        strongest: The attack that read most of the calibration tokens there.
+        measured: Columns of every attack there, on other documents and coins, with 95 % intervals over them.
+        trace: (mu, success) of every step, on the calibration tokens.
+    """
+
+    calibrated_with: str
+    goal: float
+    above_blind: bool
+    mu: float
+    account: AccountReport
+    strongest: str
+    measured: Mapping[str, Any]
+    trace: tuple[tuple[float, float], ...]
+
+    def row(self) -> Row:
+        """The point as a record's row."""
+        found = {key: value for key, value in self.measured.items() if key.startswith(("asr_", "posterior_"))}
+        for suffix in ("", "_low", "_high"):
+            found[f"asr_strongest{suffix}"] = found[f"asr_top1_{self.strongest}{suffix}"]
+            found[f"asr_prior{suffix}"] = found[f"asr_top1_{BLIND}{suffix}"]
+        return {
+            "defence": Del.name,
+            "calibrated_with": self.calibrated_with,
+            "goal": self.goal,
+            "above_blind": self.above_blind,
+            "mu": self.mu,
+            "n": self.account.n,
+            "d": self.account.d,
+            "a_over_c": self.account.A_over_c,
+            "delta": self.account.delta,
+            "epsilon_exact_token": self.account.epsilon_exact,
+            "epsilon_gdp_token": self.account.epsilon_gdp,
+            "vacuous": self.account.vacuous,
+            "vacuous_reason": self.account.vacuous_reason,
+            "strongest_attack": self.strongest,
+            **found,
+        }
 
 
 @dataclass(frozen=True)
@@ -30,36 +85,45 @@ class Calibration:
 
     Attributes:
         target: The asked top-1 success rate.
-        attack: The attack that was calibrated with.
-        mu: The nominal mu found.
-        measured: Columns of every attack at that mu on other documents and coins, with 95 % intervals over them.
-        account: The accounting of one token at that mu.
-        tokens: How many held-out tokens `measured` rests on.
+        attack: The attack that was asked for.
+        points: The noise for that attack (or, where the strongest was asked for, for the paper's), and for the
+            strongest.
+        blind: What a blind guess reads of the calibration tokens.
+        tokens: How many held-out tokens the figures rest on, each under `seeds` draws of coins.
+        documents: In how many documents.
         calibration_tokens: How many tokens mu was chosen on.
-        trace: (mu, success) of every step, on the calibration tokens.
+        seeds: See there.
     """
 
     target: float
     attack: str
-    mu: float
-    measured: Mapping[str, float | None]
-    account: AccountReport
+    points: tuple[Point, ...]
+    blind: float
     tokens: int
+    documents: int
     calibration_tokens: int
-    trace: tuple[tuple[float, float], ...]
+    seeds: int
 
-    def to_json_dict(self) -> dict[str, Any]:
-        """Everything as strict JSON."""
-        return {
-            "target_asr": self.target,
-            "attack": self.attack,
-            "mu": self.mu,
-            "attacked_tokens": self.tokens,
+    @property
+    def chosen(self) -> Point:
+        """The point of the attack that was asked for."""
+        return next(point for point in self.points if point.calibrated_with == self.attack)
+
+    def rows(self) -> list[Row]:
+        """One row a point."""
+        shared = {
+            "target_asr": self.target, "blind": self.blind, "attack_tokens": self.tokens,
+            "attack_documents": self.documents, "attack_seeds": self.seeds,
             "calibration_tokens": self.calibration_tokens,
-            **self.account.to_json_dict(),
-            **self.measured,
-            "trace": [list(step) for step in self.trace],
-        }
+        }  # fmt: skip
+        return [point.row() | shared for point in self.points]
+
+    def to_json_dict(self) -> Row:
+        """Everything as strict JSON: the asked point's figures, and all points."""
+        asked = self.points.index(self.chosen)
+        traces = [{"trace": [list(step) for step in point.trace]} for point in self.points]
+        points = [row | trace for row, trace in zip(self.rows(), traces, strict=True)]
+        return {"attack": self.attack, **points[asked], **self.chosen.account.to_json_dict(), "points": points}
 
 
 def calibrate_asr(
@@ -69,61 +133,116 @@ def calibrate_asr(
     attack: str,
     n: int,
     projection: str,
-    others: Sequence[str] = (),
+    rivals: Sequence[str] = RIVALS,
 ) -> Calibration:
     """Bisect mu until an attack's top-1 success reaches a target (arXiv 2602.11513, evaluation).
 
-    Every second document serves the bisection, under one named stream of coins; the others, under fresh coins, serve
-    the figures that are reported. The target is thus met up to sampling error, and the intervals are honest.
+    Every second document serves the bisection and the choice of the strongest attack, under one named stream of coins;
+    the others, under fresh coins, serve the figures that are reported. The target is thus met up to sampling error,
+    and the intervals are honest.
 
     Args:
         bench: Model, prompts and auxiliary text.
-        target: Top-1 success, in (0, 1).
-        attack: The attack to calibrate with.
+        target: Top-1 success, in (0, 1). Where a blind guess reads more, the strongest attack is held to the blind
+            guess plus the target: noise cannot take from an adversary what no view gave it.
+        attack: The attack to calibrate with, or "strongest".
         n: Bits per coordinate.
         projection: The projection's name.
-        others: More attacks to measure at the mu that is found.
+        rivals: Who competes to be the strongest.
 
     Raises:
         UserError: the target is not in (0, 1) or cannot be reached within the range of mu.
     """
     if not 0 < target < 1:
         raise UserError(f"--target-asr {target}: a success rate is strictly between 0 and 1")
-    for name in (attack, *others):
-        pick(attacks(), name, "attack")  # a mistake is found before the model is loaded
-    assets = bench.assets(projection)
-    d = assets.needed_projection().d
-    fitting, held_out = _halves(bench.attacked)
-    trace: list[tuple[float, float]] = []
+    first = WEAK if attack == STRONGEST else attack
+    adversaries = token_adversaries([BLIND, first, *rivals])  # a mistake is found before the model is loaded
+    if any(one.text == first and getattr(one.options, "sends", 1) > 1 for one in adversaries):
+        raise UserError(f"--attack {first}: it needs several messages of a prompt; calibrate with an attack on one")
+    session = _Session(bench, adversaries, n, projection)
+    goals = [(first, target, False)]
+    blind = session.rates(1.0)[BLIND]
+    above = target <= blind
+    goals.append((STRONGEST, blind + target if above else target, above))
+    points = tuple(session.point(*goal) for goal in goals)
+    return Calibration(
+        target, attack, points, blind, int(session.held_out.prefix.size), len(np.unique(session.held_out.clusters)),
+        int(session.fitting.prefix.size), bench.experiment.attack_seeds,
+    )  # fmt: skip
 
-    def success(mu: float) -> float:
-        found = float(
-            _measure(bench, attack, Del(DelConfig(n=n, mu=mu), assets), fitting, "calibrate")[f"asr_top1_{attack}"]
-            or 0.0
-        )
-        trace.append((mu, found))
+
+class _Session:
+    """One defence at any noise, and the two halves of the victims' documents."""
+
+    def __init__(self, bench: Workbench, adversaries: Sequence[Adversary], n: int, projection: str) -> None:
+        self.bench, self.adversaries, self.n = bench, adversaries, n
+        self.assets = bench.assets(projection)
+        self.fitting, self.held_out = _halves(bench.attacked)
+
+    def defense(self, mu: float) -> Del:
+        """DEL at this noise."""
+        return Del(DelConfig(n=self.n, mu=mu), self.assets)
+
+    def rates(self, mu: float, only: str | None = None) -> dict[str, float]:
+        """Success of each attack, or of one only, on the calibration tokens."""
+        defense, victims = self.defense(mu), self.fitting.prefix
+        view = defense.protect(victims, seeded_rng(self.bench.experiment.seed, "calibrate"))
+        return {
+            one.text: float(self._fitted(one, defense).guess(view).hits(victims).mean())
+            for one in self.adversaries
+            if only in {None, one.text}
+        }
+
+    def point(self, attack: str, goal: float, above_blind: bool) -> Point:  # noqa: FBT001 - a part of the goal
+        """The noise at which an attack reaches a goal, and all that is read there."""
+        trace: list[tuple[float, float]] = []
+
+        def success(mu: float) -> float:
+            rates = self.rates(mu, None if attack == STRONGEST else attack)
+            trace.append((mu, max(rates.values())))
+            return trace[-1][1]
+
+        mu = _bisect(success, goal, attack)
+        rates = self.rates(mu)
+        strongest = max(rates, key=lambda label: rates[label])
+        report = account(self.n, self.assets.needed_projection().d, 1, self.bench.experiment.delta, mu=mu)
+        return Point(attack, goal, above_blind, mu, report, strongest, self._measured(mu), tuple(trace))
+
+    def _measured(self, mu: float) -> Row:
+        """Every attack's columns on the held-out documents."""
+        experiment, defense, victims = self.bench.experiment, self.defense(mu), self.held_out
+        streams = [seeded_rng(experiment.seed, "measure", number) for number in range(experiment.attack_seeds)]
+        views = [defense.protect(victims.prefix, rng) for rng in streams]
+        prompts = self.bench.prompts(victims)
+        found: Row = {}
+        for one in self.adversaries:
+            attack = self._fitted(one, defense)
+            found |= recover(one.text, [attack.guess(view) for view in views], prompts)
         return found
 
+    def _fitted(self, one: Adversary, defense: Del) -> Any:
+        return one.against(defense, self.bench.tools).fit([], [self.bench.auxiliary.windows])
+
+
+def _bisect(success: Callable[[float], float], goal: float, attack: str) -> float:
+    """The mu at which a rising success passes the goal.
+
+    Raises:
+        UserError: it does not, within the range of mu.
+    """
     low, high = (math.log(mu) for mu in MU_RANGE)
     with tqdm(total=STEPS, desc=f"calibrating {attack}", unit="step", leave=False) as bar:
         least, most = success(math.exp(low)), success(math.exp(high))
-        if not least < target < most:
+        if not least < goal < most:
             raise UserError(
-                f"--target-asr {target}: {attack} succeeds between {least:.3f} at mu = {MU_RANGE[0]:g} and {most:.3f} "
-                f"at mu = {MU_RANGE[1]:g} with n = {n} on {projection}; choose a target between them",
+                f"--target-asr: {attack} would have to succeed at {goal:.3f}, and succeeds between {least:.3f} at "
+                f"mu = {MU_RANGE[0]:g} and {most:.3f} at mu = {MU_RANGE[1]:g}; choose a target between them",
             )
         for _ in range(STEPS):
             middle = (low + high) / 2
-            low, high = (middle, high) if success(math.exp(middle)) < target else (low, middle)
+            low, high = (middle, high) if success(math.exp(middle)) < goal else (low, middle)
             bar.update()
-    mu = math.exp((low + high) / 2)
-    measured: dict[str, float | None] = {}
-    for name in dict.fromkeys([attack, *others]):
-        measured |= _measure(bench, name, Del(DelConfig(n=n, mu=mu), assets), held_out, "measure")
-    report = account(n, d, 1, bench.experiment.delta, mu=mu)
-    return Calibration(
-        target, attack, mu, measured, report, int(held_out.prefix.size), int(fitting.prefix.size), tuple(trace)
-    )
+    return math.exp((low + high) / 2)
 
 
 def _halves(victims: Pairs) -> tuple[Pairs, Pairs]:
@@ -140,12 +259,3 @@ def _halves(victims: Pairs) -> tuple[Pairs, Pairs]:
         Pairs(victims.prefix[keep], victims.continuation[keep], victims.clusters[keep]) for keep in (even, ~even)
     )
     return first, second
-
-
-def _measure(bench: Workbench, attack: str, defense: Del, victims: Pairs, stream: str) -> dict[str, float | None]:
-    """One attack's columns against one configured defence, under a named stream of coins."""
-    seed = bench.experiment.seed
-    view, _ = restored_prefixes(defense, victims.prefix, seed, stream)
-    plugin: type[Attack] = pick(attacks(), attack, "attack")
-    fitted = plugin(defense).fit([], [bench.auxiliary.windows])
-    return attack_shares(fitted, view, victims.prefix, victims.clusters, seed)[0]

@@ -123,7 +123,9 @@ class ClaimSpec:
             one token: the exact guarantee of the mechanism that the token's is made of).
         tokens: T, the length of the prompts.
         through: Where the audit looks: "mechanism" (the defence's own views), "prompt" (whole prompts), "vocabulary"
-            (the worst pair of tokens by search) or "wire" (request bytes of the real client).
+            (the worst pair of tokens by search), "wire" (request bytes of the real client) or "attack" (an attack
+            guesses secrets whose blind guess is known).
+        attack: The attack, with through = "attack"; None takes map.
         pair: Two token ids to tell apart; None takes opposite corners (synthetic assets) or searches (a model).
         samples: Draws per side.
         delta: At which epsilons are stated.
@@ -144,7 +146,8 @@ class ClaimSpec:
     assets: Synthetic = field(default_factory=Synthetic)
     unit: Literal["token", "prompt", "coordinate"] = "token"
     tokens: int = 1
-    through: Literal["mechanism", "prompt", "vocabulary", "wire"] = "mechanism"
+    through: Literal["mechanism", "prompt", "vocabulary", "wire", "attack"] = "mechanism"
+    attack: str | None = None
     pair: tuple[int, int] | None = None
     samples: int = 20_000
     delta: float = 1e-5
@@ -178,14 +181,18 @@ class ClaimSpec:
             raise ValueError("projection and artifacts belong to a model: name it with model")
         if self.pair is not None and (self.pair[0] == self.pair[1] or min(self.pair) < 0):
             raise ValueError("pair must be two different token ids")
-        if self.pair is not None and self.through == "vocabulary":
-            raise ValueError('through = "vocabulary" searches for the pair: remove one of the two')
+        if self.pair is not None and self.through in {"vocabulary", "attack"}:
+            raise ValueError(f'through = "{self.through}" chooses its tokens itself: remove pair')
+        if self.attack is not None and self.through != "attack":
+            raise ValueError(f'attack = "{self.attack}" needs through = "attack", not {self.through}')
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) over everything that decides what is tested; the weight and the severity do not."""
         parts = asdict(self)
         del parts["weight"], parts["severity"]
+        if self.attack is None:
+            del parts["attack"]  # as before there were attacks: ledgers know claims by their fingerprint
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 

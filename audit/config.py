@@ -106,7 +106,8 @@ class Experiment:
         delta: At which epsilons are stated.
         data: The prompts.
         grids: The conditions.
-        attacks: Attack plug-ins to run on each condition.
+        attacks: Attack plug-ins to run on each condition, with options as in "resend:sends=16"; "quick" or "all".
+        attack_seeds: How often the attacked prompts are protected anew.
         wire_prompts: Prompts sent over a real socket at each (n, projection) of DEL, to count bytes and time.
         prompt_on_clean: Also score each soft prompt on the undefended input: how much of its gain is domain
             adaptation rather than repair of noise.
@@ -122,7 +123,8 @@ class Experiment:
     artifacts: str | None = None
     delta: float = 1e-5
     data: Data = field(default_factory=Data)
-    attacks: tuple[str, ...] = ("prior", "cosine", "map")
+    attacks: tuple[str, ...] = ("prior", "cosine", "map", "hmm")
+    attack_seeds: int = 3
     wire_prompts: int = 3
     prompt_on_clean: bool = False
     tracking: str | None = None
@@ -130,6 +132,8 @@ class Experiment:
     def __post_init__(self) -> None:
         if not 0 < self.delta < 1:
             raise UserError(f"delta must be in (0, 1), not {self.delta}")
+        if self.attack_seeds < 1:
+            raise UserError(f"attack_seeds must be at least 1, not {self.attack_seeds}")
         if not self.grids:
             raise UserError("an experiment needs at least one [[grids]] table")
 

@@ -9,7 +9,8 @@ Row = Mapping[str, Any]
 PARAMETERS = frozenset({
     "n", "d", "b", "mu", "a_over_c", "clip", "seed", "tokens", "delta", "temperature", "epsilon_target", "asr_target",
     "prompts", "vectors", "resamples", "level", "repeat", "kappa", "windows", "documents", "attack_tokens",
-    "attack_documents", "alpha", "confidence", "power_target", "samples",
+    "attack_documents", "attack_seeds",
+    "calibration_tokens", "target_asr", "goal", "blind", "alpha", "confidence", "power_target", "samples",
 })  # fmt: skip
 PARAMETER_PREFIX = "parameter_"  # a defence's own parameter in the row of an audit: "parameter_scale"
 # Rows that agree in these lie on one curve; along it the noise moves.

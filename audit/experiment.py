@@ -8,19 +8,19 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from attacks.base import Attack, attacks
 from audit.accounting import account
+from audit.adversaries import token_adversaries
 from audit.config import EMBEDDED, Condition, Experiment
+from audit.inversion import ceilings, figures, invert
 from audit.measures import (
     agreement,
-    attack_shares,
     coherence,
     continuations,
     perplexity,
@@ -35,10 +35,11 @@ from defenses.base import Defense, Tokens
 from defenses.pipeline.defense import Del
 from defenses.pipeline.projection import write_text
 from defenses.randomness import describe_rng, seeded_rng
-from defenses.registry import pick
 
 Row = dict[str, Any]
 EXAMPLES = 2
+ATTACKS = "attack"
+KEPT = 100  # candidates per position where ranks are reported
 
 
 @dataclass
@@ -55,7 +56,7 @@ def run_experiment(experiment: Experiment, out: Path, *, kind: str = "experiment
     Args:
         experiment: What to run.
         out: Output folder; finished conditions are kept below it and reused by a rerun.
-        kind: "experiment" or "quickstart".
+        kind: "experiment" or "quickstart"; "attack" measures no utility, and all that attacks read.
 
     Raises:
         UserError: a model, data set, plug-in or artifact cannot be had, or a parameter is wrong.
@@ -63,8 +64,7 @@ def run_experiment(experiment: Experiment, out: Path, *, kind: str = "experiment
     bench = Workbench(experiment)
     conditions = experiment.conditions()
     # Every name and parameter is checked before the first long computation.
-    for name in experiment.attacks:
-        pick(attacks(), name, "attack")
+    token_adversaries(experiment.attacks)
     for condition in conditions:
         bench.defense(condition)
     facts = [dict(fact) for fact in (*bench.corpus.facts, *bench.auxiliary.facts)]
@@ -72,7 +72,7 @@ def run_experiment(experiment: Experiment, out: Path, *, kind: str = "experiment
     with tqdm(total=len(conditions), unit="condition", desc=experiment.name, leave=False) as bar:
         for condition in conditions:
             bar.set_postfix_str(condition.label)
-            results.append(_cached(out, bench, condition))
+            results.append(_cached(out, bench, condition, attacks_only=kind == ATTACKS))
             bar.update()
     return new_record(
         kind,
@@ -84,20 +84,20 @@ def run_experiment(experiment: Experiment, out: Path, *, kind: str = "experiment
     )
 
 
-def _cached(out: Path, bench: Workbench, condition: Condition) -> _Result:
+def _cached(out: Path, bench: Workbench, condition: Condition, *, attacks_only: bool) -> _Result:
     """The result of one condition, from the output folder where it is already there."""
     # What is measured depends on everything but the list of conditions and where it is logged.
     shared = {k: v for k, v in asdict(bench.experiment).items() if k not in {"grids", "tracking", "name"}}
     data = [fact["sha256"] for fact in (*bench.corpus.facts, *bench.auxiliary.facts)]
     origin = [_artifact_hash(bench, condition), bench.llm.fingerprint, code_digest()]
-    key = json.dumps([shared, asdict(condition), data, origin], sort_keys=True, default=str)
+    key = json.dumps([shared, asdict(condition), data, origin, attacks_only], sort_keys=True, default=str)
     place = out / "conditions" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
     if place.exists():
         try:
             return _Result(**json.loads(place.read_text(encoding="utf-8")))
         except (ValueError, TypeError):
             place.unlink()  # half a file of an older crash: measure again
-    result = _run_condition(bench, condition)
+    result = _run_condition(bench, condition, attacks_only=attacks_only)
     write_text(place, json.dumps(asdict(result)))
     return result
 
@@ -108,12 +108,12 @@ def _artifact_hash(bench: Workbench, condition: Condition) -> str:
         return ""
     code = bench.assets(condition.projection).needed_projection()
     state = hashlib.sha256(code.encoder.tobytes() + code.decoder.tobytes())
-    for prompt in bench.prompts(condition.projection):
+    for prompt in bench.soft_prompts(condition.projection):
         state.update((prompt.folder / "adapter_model.safetensors").read_bytes())
     return state.hexdigest()
 
 
-def _run_condition(bench: Workbench, condition: Condition) -> _Result:
+def _run_condition(bench: Workbench, condition: Condition, *, attacks_only: bool) -> _Result:
     """Everything that is measured of one condition."""
     started = time.perf_counter()
     defense = bench.defense(condition)
@@ -125,11 +125,12 @@ def _run_condition(bench: Workbench, condition: Condition) -> _Result:
         "coins": describe_rng(seeded_rng(bench.experiment.seed)),
     }
     row |= _accounting(defense, bench.experiment.delta)
-    utility, generations = _utility(bench, condition, defense, row)
-    row |= utility
-    found, guesses = _attacks(bench, defense)
+    generations: list[str] = []
+    if not attacks_only:
+        utility, generations = _utility(bench, condition, defense, row)
+        row |= utility | _wire(bench, condition, defense)
+    found, guesses = _attacks(bench, defense, full=attacks_only)
     row |= found
-    row |= _wire(bench, condition, defense)
     row["seconds"] = time.perf_counter() - started
     return _Result(row, _examples(bench, condition, generations, guesses))
 
@@ -141,6 +142,8 @@ def _accounting(defense: Defense[Any], delta: float) -> Row:
     profile = defense.profile()
     if profile is None:
         return found
+    if "distance" in claim.unit:
+        return found | {"epsilon_per_unit_distance": claim.parameters["epsilon"]}  # its profile is at distance 1
     found["epsilon_exact_token"] = profile.epsilon(delta)
     if isinstance(defense, Del):
         quantizer = defense.quantizer
@@ -166,6 +169,8 @@ def _utility(
     row: Mapping[str, Any],
 ) -> tuple[Row, list[str]]:
     """Perplexity with and without the soft prompt, agreement, coherence; and the generations."""
+    if defense.entry_block:
+        return {"utility_note": f"not measured: the client runs {defense.entry_block} blocks itself"}, []
     data, seed, pairs = bench.experiment.data, bench.experiment.seed, bench.pairs
     _, restored = restored_prefixes(defense, pairs.prefix, seed, "utility", condition.label)
     name, vectors = bench.prompt(condition, float(row.get("mu", np.inf)), int(row.get("n", 0)))
@@ -187,26 +192,27 @@ def _utility(
     return found, texts
 
 
-def _attacks(bench: Workbench, defense: Defense[Any]) -> tuple[Row, dict[str, Tokens]]:
+def _attacks(bench: Workbench, defense: Defense[Any], *, full: bool) -> tuple[Row, dict[str, Tokens]]:
     """Attack success rates with intervals, the blind prior's as floor; and each attack's first guesses."""
-    seed, victims = bench.experiment.seed, bench.attacked
-    view, _ = restored_prefixes(defense, victims.prefix, seed, "attack")
-    found: Row = {
+    experiment, victims = bench.experiment, bench.attacked
+    found = invert(
+        defense,
+        token_adversaries(experiment.attacks),
+        bench.auxiliary.windows,
+        victims.prefix,
+        seed=experiment.seed,
+        seeds=experiment.attack_seeds,
+        tools=replace(bench.tools, keep=KEPT) if full else bench.tools,
+    )
+    row: Row = {
         "attack_tokens": int(victims.prefix.size),
         "attack_documents": len(np.unique(victims.clusters)),
-        "body_bytes_up_per_token": view.bytes_per_token,
+        "body_bytes_up_per_token": found.body_bytes,
+        **figures(found, bench.prompts(victims), full=full),
     }
-    guesses: dict[str, Tokens] = {}
-    for name in bench.experiment.attacks:
-        plugin: type[Attack] = pick(attacks(), name, "attack")
-        attack = plugin(defense).fit([], [bench.auxiliary.windows])
-        columns, first = attack_shares(attack, view, victims.prefix, victims.clusters, seed)
-        found |= columns
-        if first is not None:
-            guesses[name] = first
-    if "asr_top1_prior" in found:
-        found["asr_prior"] = found["asr_top1_prior"]
-    return found, guesses
+    if isinstance(blind := row.get("asr_prior_high") or row.get("asr_prior"), float):
+        row |= ceilings(defense, blind, experiment.delta)
+    return row, {label: guesses[0].candidates[..., 0] for label, guesses in found.guesses.items()}
 
 
 def _wire(bench: Workbench, condition: Condition, defense: Defense[Any]) -> Row:

@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from audit.adversaries import adversary
 from audit.claims import ClaimSpec
 from audit.guarantees import guarantee_of
 from audit.probes.base import Inputs, ProbeResult
 from audit.probes.collect import collect
 from audit.probes.coordinates import collect_coordinates
+from audit.probes.guessing import collect_guesses
 from audit.probes.metric import at_distance, metric_inputs
 from audit.probes.vocabulary import search_pair
 from audit.targets import METRIC, Target, inputs_of
@@ -28,6 +30,9 @@ def gather(target: Target, spec: ClaimSpec, rng: np.random.Generator) -> tuple[C
         UserError: the inputs cannot be had.
         EvidenceError: the mechanism raised, or gave what cannot be audited.
     """
+    if spec.through == "attack":
+        probe = collect_guesses(target.defense, adversary(spec.attack or "map"), spec.samples, rng)
+        return with_distance(target.claim, probe.distance), probe
     if spec.unit == "coordinate":
         only = choose_inputs(target, spec, rng)[0]
         return target.claim, collect_coordinates(target.defense, only, spec.samples, rng, through=spec.through)
@@ -53,7 +58,7 @@ def choose_inputs(target: Target, spec: ClaimSpec, rng: np.random.Generator) -> 
     if target.claim.kind == METRIC:
         if spec.tokens > 1:
             raise UserError("a claim per unit of distance is tested one token at a time: remove tokens")
-        table = defense.assets.embedding
+        table = defense.latent_table()  # the space in which the defence measures distance
         return metric_inputs(table, rng) if pair is None else (at_distance(table, *pair),)
     if pair is not None:
         return (inputs_of(pair, spec),)

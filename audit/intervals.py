@@ -109,7 +109,7 @@ def cluster_bootstrap(
     num, den = num[kept], den[kept]
     clusters = _check_bootstrap(len(num), resamples, level)
     sums = _resampled_sums(np.stack([num, den], axis=1), rng, resamples)
-    return _percentiles(sums[:, 0] / sums[:, 1], level, clusters, "cluster bootstrap")
+    return expanded_percentiles(sums[:, 0] / sums[:, 1], level, clusters, "cluster bootstrap")
 
 
 def paired_cluster_bootstrap(
@@ -148,7 +148,7 @@ def paired_cluster_bootstrap(
     clusters = _check_bootstrap(len(columns), resamples, level)
     sums = _resampled_sums(columns, rng, resamples)
     values = _compare(sums[:, 0] / sums[:, 1], sums[:, 2] / sums[:, 3], compare)
-    return _percentiles(values, level, clusters, f"paired cluster bootstrap of the {compare.replace('_', ' ')}")
+    return expanded_percentiles(values, level, clusters, f"paired cluster bootstrap of the {compare.replace('_', ' ')}")
 
 
 def _clusters(numerators: ArrayLike, denominators: ArrayLike) -> tuple[Float64, Float64]:
@@ -192,8 +192,15 @@ def _compare(first: Float64, second: Float64, compare: Comparison) -> Float64:
     return first / second
 
 
-def _percentiles(values: Float64, level: float, clusters: int, name: str) -> Interval:
-    """The expanded percentile interval: tail Phi(t_{C-1, tail} sqrt(C / (C - 1))) in place of (1 - level) / 2."""
+def expanded_percentiles(values: Float64, level: float, clusters: int, name: str) -> Interval:
+    """The expanded percentile interval: tail Phi(t_{C-1, tail} sqrt(C / (C - 1))) in place of (1 - level) / 2.
+
+    Args:
+        values: A statistic's value in each resample.
+        level: Nominal coverage, two-sided.
+        clusters: C, what was resampled; at least 2.
+        name: Of the bootstrap.
+    """
     t = float(stdtrit(clusters - 1, (1 - level) / 2))
     tail = float(ndtr(t * math.sqrt(clusters / (clusters - 1))))
     low, high = np.quantile(values, [tail, 1 - tail])

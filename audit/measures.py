@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attacks.base import Attack
 from audit.intervals import Interval, cluster_bootstrap, paired_cluster_bootstrap
-from defenses.base import Defense, Float32, LikelihoodUnavailable, Tokens, View
+from defenses.base import Defense, Float32, Tokens, View
 from defenses.models.encoder import SentenceEncoder
 from defenses.models.llm import LLM
 from defenses.pipeline.generation import generate
@@ -105,27 +104,6 @@ def share(name: str, hits: NDArray[np.bool_], clusters: NDArray[np.int64], seed:
     sums, counts = _per_cluster(hits.astype(np.float64), clusters)
     interval = cluster_bootstrap(sums, counts, seeded_rng(seed, "bootstrap", name))
     return figure(name, float(sums.sum() / counts.sum()), interval)
-
-
-def attack_shares(
-    attack: Attack,
-    view: View,
-    secrets: Tokens,
-    clusters: NDArray[np.int64],
-    seed: int,
-) -> tuple[dict[str, float | None], Tokens | None]:
-    """Top-1 and top-10 attack success rates of one attack, and its first guesses (N, P).
-
-    An attack that cannot run on this defence (no likelihood) leaves its columns empty.
-    """
-    try:
-        guess = attack.guess(view)
-    except LikelihoodUnavailable:
-        return {f"asr_top1_{attack.name}": None, f"asr_top10_{attack.name}": None}, None
-    found: dict[str, float | None] = {}
-    for k in (1, 10):
-        found |= share(f"asr_top{k}_{attack.name}", guess.hits(secrets, k), clusters, seed)
-    return found, guess.candidates[..., 0]
 
 
 def continuations(llm: LLM, restored: Float32, prompt: torch.Tensor | None, tokens: int) -> list[str]:

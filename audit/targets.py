@@ -114,6 +114,8 @@ def _exact(defense: Defense[Any], spec: ClaimSpec, unit: str) -> Claim:
     profile = defense.profile()
     if profile is None:
         raise UserError(f"defence {defense.name} has no privacy profile: there is nothing exact to test")
+    if defense.claim.kind == METRIC:
+        raise UserError(f'defence {defense.name} promises per unit of distance: test guarantee = "claimed"')
     if spec.unit == "prompt":
         profile = profile.compose(spec.tokens)
     if isinstance(profile, StochasticQuantizationProfile):

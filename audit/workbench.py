@@ -8,14 +8,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from attacks.base import LanguageModel, Tools
 from audit.config import EMBEDDED, Condition, Experiment
 from audit.measures import Pairs, Scores, continuations, score
+from audit.recovery import Prompts
+from audit.token_kinds import token_kinds
 from audit.wire_measure import measure_wire
 from defenses.base import Assets, Defense, Float32, Tokens
 from defenses.data.text import digest, windows
 from defenses.data.workload import make_workload
 from defenses.errors import UserError
 from defenses.models.encoder import SentenceEncoder
+from defenses.models.hidden import hidden_states
+from defenses.models.language import CausalLanguageModel
 from defenses.models.llm import LLM, load_llm
 from defenses.pipeline.artifacts import PromptArtifact, find_projection, find_prompts, nearest_prompt
 from defenses.pipeline.corpus import Corpus, load_corpus
@@ -104,11 +109,31 @@ class Workbench:
         count = min(self.experiment.data.generations, self.pairs.n)
         return [str(self.llm.tokenizer.decode(row)) for row in self.pairs.continuation[:count]]
 
+    @cached_property
+    def tools(self) -> Tools:
+        """What adversaries bring along: the public LLM itself serves as their language model."""
+        return Tools(language_model=lambda: self._language_model, seed=self.experiment.seed)
+
+    @cached_property
+    def _language_model(self) -> LanguageModel:
+        return CausalLanguageModel(self.llm)
+
+    def prompts(self, victims: Pairs) -> Prompts:
+        """Attacked prompts as the statistics of recovery want them."""
+        tokenizer = self.llm.tokenizer
+        return Prompts(
+            victims.prefix,
+            victims.clusters,
+            decode=lambda row: str(tokenizer.decode(row)),
+            kinds=token_kinds(victims.prefix, tokenizer),
+            seed=self.experiment.seed,
+        )
+
     def assets(self, projection: str | None) -> Assets:
         """Public assets with one projection."""
         if projection not in self._assets:
             model, fingerprint = self.experiment.model, self.llm.fingerprint
-            base = Assets(self.llm.embedding, None, model)
+            base = Assets(self.llm.embedding, None, model, hidden_states(self.llm))
             if projection is not None:
                 base = replace(base, projection=find_projection(model, fingerprint, projection, self._root))
             self._assets[projection] = base
@@ -127,14 +152,14 @@ class Workbench:
         """The soft prompt that a condition asks for: its name and vectors (m, b)."""
         if condition.projection is None or condition.soft_prompt == "none":
             return None, None
-        prompts = self.prompts(condition.projection)
+        prompts = self.soft_prompts(condition.projection)
         if condition.soft_prompt == "clean":
             chosen = next((one for one in prompts if one.n == 0), None)
         else:
             chosen = nearest_prompt(prompts, n, mu)
         return (None, None) if chosen is None else (chosen.name, load_prompt(chosen.folder))
 
-    def prompts(self, projection: str) -> list[PromptArtifact]:
+    def soft_prompts(self, projection: str) -> list[PromptArtifact]:
         """Every prompt trained behind a projection."""
         code = self.assets(projection).needed_projection()
         return find_prompts(self.experiment.model, self.llm.fingerprint, code.name, self._root)
@@ -143,7 +168,7 @@ class Workbench:
         """A server's engine on this model and projection."""
         if projection not in self._engines:
             code = self.assets(projection).needed_projection()
-            self._engines[projection] = LLMEngine(self.llm, code, self.prompts(projection))
+            self._engines[projection] = LLMEngine(self.llm, code, self.soft_prompts(projection))
         return self._engines[projection]
 
     def wire(self, projection: str, quantizer: Quantizer) -> dict[str, float]:

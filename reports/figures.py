@@ -1,45 +1,47 @@
 """Pictures of a record's rows: utility against privacy, attacks against noise, exact against nominal epsilon.
 
-Colours are Okabe and Ito's, which colour-blind readers can tell apart, and every curve has its own marker as well.
 Pictures are drawn through matplotlib's objects on Agg: no window, no global state.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.lines import Line2D
 
 from audit.curves import curves
 from audit.records import RunRecord
-from reports.rows import Row, percentage, quantity, reference, rows_of
+from reports.drawing import (
+    BLIND_DASH,
+    COLOURS,
+    MARKERS,
+    Column,
+    Drawn,
+    ceilings_over,
+    legend,
+    legend_below,
+    new_picture,
+    number,
+    plain_ticks,
+    points_of,
+    save_picture,
+    spread,
+    strongest_column,
+    strongest_name,
+    style,
+)
+from reports.rows import PAPER, Row, percentage, quantity, reference, rows_of
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-MARKERS = "os^Dv*P"
-DASHES = ("-", "--", ":", "-.")
+__all__ = ["COLOURS", "MARKERS", "Drawn", "draw_all"]
+
 EPSILON = "exact ε per token"
 
+FEW_ATTACKS = 3  # of one message; where there are more, only the paper's and its Bayesian counterpart are drawn
+SECOND = "map"
+
 Curves = Mapping[str, Sequence[Row]]
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A picture on disk.
-
-    Attributes:
-        file: File name below the report's figures folder.
-        title: Heading in the report.
-        alt: What a reader who cannot see it needs to know.
-    """
-
-    file: str
-    title: str
-    alt: str
 
 
 def draw_all(record: RunRecord, folder: Path, prefix: str) -> list[Drawn]:
@@ -55,26 +57,12 @@ def draw_all(record: RunRecord, folder: Path, prefix: str) -> list[Drawn]:
     ]
     drawn = []
     for name, title, draw in pictures:
-        picture = Figure(figsize=(7.2, 4.6), dpi=120, layout="constrained")
-        FigureCanvasAgg(picture)
-        axes = picture.add_subplot()
+        picture, axes = new_picture(width=7.2, height=4.6)
         if (alt := draw(axes, grouped, rows)) is not None:
-            _plain_ticks(axes)
-            axes.grid(visible=True, which="major", color="0.88", linewidth=0.8)
-            axes.set_axisbelow(True)
-            axes.spines[["top", "right"]].set_visible(False)
-            picture.savefig(folder / f"{prefix}{name}.png", metadata={"Software": "delaudit"})
+            plain_ticks(axes)
+            save_picture(picture, folder / f"{prefix}{name}.png")
             drawn.append(Drawn(f"{prefix}{name}.png", title, alt))
     return drawn
-
-
-def _plain_ticks(axes: Axes) -> None:
-    """Logarithmic axes with 100, 200, 500 in place of powers."""
-    for axis in (axes.xaxis, axes.yaxis):
-        if axis.get_scale() == "log":
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.set_major_formatter(FuncFormatter(lambda value, _: quantity(value)))
-            axis.set_minor_formatter(NullFormatter())
 
 
 def _grouped(record: RunRecord) -> Curves:
@@ -83,38 +71,14 @@ def _grouped(record: RunRecord) -> Curves:
     return {name: [places[id(values)] for values in rows] for name, rows in curves(record.rows).items()}
 
 
-def _style(index: int) -> dict[str, Any]:
-    return {
-        "color": COLOURS[index % len(COLOURS)],
-        "marker": MARKERS[index % len(MARKERS)],
-        "linestyle": DASHES[(index // len(COLOURS)) % len(DASHES)],
-        "markersize": 5.5,
-    }
-
-
-def _points(rows: Sequence[Row], x: str, y: str) -> list[tuple[float, float, Row]]:
-    found = [(row.number(x), row.number(y), row) for row in rows]
-    return [(a, b, row) for a, b, row in found if a is not None and b is not None and np.isfinite([a, b]).all()]
-
-
-def _spread(points: Sequence[tuple[float, float, Row]], key: str) -> Any:
-    """Distances to both ends of a figure's intervals, shape (2, N), as error bars want them; 0 where there is none."""
-    sides = []
-    for _, _, row in points:
-        value = row.number(key) or 0.0
-        low, high = row.interval(key) or (value, value)
-        sides.append((max(0.0, value - low), max(0.0, high - value)))
-    return np.array(sides).T
-
-
 def _curve(axes: Axes, rows: Sequence[Row], y: str, name: str, index: int) -> int:
     """One curve over exact epsilon with a band over its interval; returns how many points it has."""
-    points = _points(rows, "epsilon_exact_token", y)
+    points = points_of(rows, "epsilon_exact_token", y)
     if points:
         across, up = [p[0] for p in points], np.array([p[1] for p in points])
-        below, above = _spread(points, y)
-        axes.fill_between(across, up - below, up + above, color=_style(index)["color"], alpha=0.15, linewidth=0)
-        axes.errorbar(across, up, yerr=[below, above], label=name, capsize=3, linewidth=1.6, **_style(index))
+        below, above = spread(points, y)
+        axes.fill_between(across, up - below, up + above, color=style(index)["color"], alpha=0.15, linewidth=0)
+        axes.errorbar(across, up, yerr=[below, above], label=name, capsize=3, linewidth=1.6, **style(index))
     return len(points)
 
 
@@ -152,7 +116,7 @@ def _perplexity_epsilon(axes: Axes, grouped: Curves, rows: Sequence[Row]) -> str
     if not _against_epsilon(axes, grouped, rows, "perplexity"):
         return None
     axes.set(yscale="log", ylabel="perplexity of the continuation (lower is better)")
-    _legend(axes)
+    legend(axes)
     return "Perplexity over exact epsilon per token. " + _ranges(grouped, "perplexity", quantity)
 
 
@@ -162,41 +126,49 @@ def _coherence_epsilon(axes: Axes, grouped: Curves, rows: Sequence[Row]) -> str 
     encoders = {row.words("coherence_encoder").replace("\\", "") for row in rows if row.number("coherence") is not None}
     axes.set(ylabel="coherence (higher is better)", title=f"sentence encoder: {', '.join(sorted(encoders))}")
     axes.title.set_fontsize(10)
-    _legend(axes)
+    legend(axes)
     ranges = _ranges(grouped, "coherence", quantity)
     return f"Coherence over exact epsilon per token, encoder {', '.join(sorted(encoders))}. {ranges}"
 
 
 def _perplexity_asr(axes: Axes, grouped: Curves, rows: Sequence[Row]) -> str | None:
-    key, attack = _widest_attack(rows)
+    strongest, paper = strongest_name(rows), f"asr_top1_{PAPER}"
+    alone = all(best.label == PAPER for row in rows if (best := row.strongest()) is not None)
     drawn = 0
     for index, (name, curve) in enumerate(grouped.items()):
-        points = _points(curve, key, "perplexity")
-        if points:
-            drawn += len(points)
-            ends = {"xerr": _spread(points, key), "yerr": _spread(points, "perplexity")}
-            axes.errorbar(
-                [100 * p[0] for p in points], [p[1] for p in points], xerr=100 * ends["xerr"], yerr=ends["yerr"],
-                label=name, capsize=3, linewidth=1.4, **_style(index),
-            )  # fmt: skip
-            _label_mu(axes, points, below=index % 2 == 1)
+        look = style(index)
+        label = name if alone else f"{name}: {strongest}"
+        drawn += _utility_curve(axes, curve, strongest_column, {**look, "linewidth": 2.2, "label": label})
+        _label_mu(axes, points_of(curve, strongest_column, "perplexity"), below=index % 2 == 1)
+        if not alone:
+            thin = {**look, "linewidth": 1, "linestyle": ":", "markerfacecolor": "white", "alpha": 0.8}
+            drawn += _utility_curve(axes, curve, paper, {**thin, "label": f"{name}: {PAPER} alone"})
     if not drawn:
         return None
     _levels(axes, rows, "perplexity")
-    prior = next((value for row in rows if (value := row.number("asr_prior")) is not None), None)
-    if prior is not None:
+    if (prior := _blind(rows)) is not None:
         axes.axvline(100 * prior, color="0.35", linestyle=":", linewidth=1.4, label=f"blind guess: {percentage(prior)}")
     axes.set(yscale="log", ylabel="perplexity (lower is better)")
-    axes.set_xlabel(f"tokens recovered by the {attack} attack, % (lower is better); labels: μ")
-    _legend(axes)
-    return f"Perplexity over the success rate of the {attack} attack. " + _ranges(grouped, key, percentage)
+    axes.set_xlabel(f"tokens recovered{f' by {PAPER}' if alone else ''}, % (lower is better); labels: μ")
+    legend(axes)
+    ranges = _ranges(grouped, strongest_column, percentage)
+    weaker = "" if alone else f" The paper's attack, {PAPER}, reads {_ranges(grouped, paper, percentage)}"
+    return f"Perplexity over the success rate of the {strongest}. {ranges}{weaker}"
 
 
-def _widest_attack(rows: Sequence[Row]) -> tuple[str, str]:
-    """The cosine attack of the paper where it ran, else the first that did."""
-    names = list(dict.fromkeys(name for row in rows for name in row.attacks()))
-    name = "cosine" if "cosine" in names or not names else names[0]
-    return f"asr_top1_{name}", name
+def _utility_curve(axes: Axes, curve: Sequence[Row], column: Column, look: Mapping[str, Any]) -> int:
+    """Perplexity over an attack's success; returns how many points it has."""
+    points = points_of(curve, column, "perplexity")
+    if points:
+        axes.errorbar(
+            [100 * p[0] for p in points], [p[1] for p in points], xerr=100 * spread(points, column),
+            yerr=spread(points, "perplexity"), capsize=3, elinewidth=1, **look,
+        )  # fmt: skip
+    return len(points)
+
+
+def _blind(rows: Sequence[Row]) -> float | None:
+    return next((value for row in rows if (value := row.number("asr_prior")) is not None), None)
 
 
 def _label_mu(axes: Axes, points: Sequence[tuple[float, float, Row]], *, below: bool) -> None:
@@ -209,37 +181,71 @@ def _label_mu(axes: Axes, points: Sequence[tuple[float, float, Row]], *, below: 
 
 
 def _asr_mu(axes: Axes, grouped: Curves, rows: Sequence[Row]) -> str | None:
-    attacks = list(dict.fromkeys(name for row in rows for name in row.attacks()))
-    drawn = 0
-    for index, (curve_name, curve) in enumerate(grouped.items()):
-        for number, attack in enumerate(attacks):
-            points = sorted(_points(curve, "mu", f"asr_top1_{attack}"), key=lambda point: point[0])
+    several, reach = len(grouped) > 1, 0.0
+    series = _series(rows)
+    for index, curve in enumerate(grouped.values()):
+        for place, (_, column, look) in enumerate(series):
+            points = sorted(points_of(curve, "mu", column), key=lambda point: point[0])
             if points:
-                drawn += len(points)
-                style = _style(index) | {"linestyle": DASHES[number % len(DASHES)]}
-                spread = 100 * _spread(points, f"asr_top1_{attack}")
-                axes.errorbar(
-                    [p[0] for p in points], [100 * p[1] for p in points], yerr=spread,
-                    label=f"{curve_name}: {attack}", capsize=3, linewidth=1.4, **style,
-                )  # fmt: skip
-    if not drawn:
+                whole = {**style(index if several else place), **look}
+                sides = 100 * spread(points, column)
+                heights = 100 * np.array([p[1] for p in points])
+                axes.errorbar([p[0] for p in points], heights, yerr=sides, capsize=3, elinewidth=1, **whole)
+                reach = max(reach, float((heights + sides[1]).max()))
+    if not reach:
         return None
-    prior = next((value for row in rows if (value := row.number("asr_prior")) is not None), None)
-    if prior is not None:
-        axes.axhline(100 * prior, color="0.35", linestyle=":", linewidth=1.4, label=f"blind guess: {percentage(prior)}")
+    keys = _keys(grouped, series, several=several)
+    if (prior := _blind(rows)) is not None:
+        keys.append(axes.axhline(100 * prior, color="0.35", linestyle=BLIND_DASH, linewidth=1.3,
+                                 label=f"blind guess: {percentage(prior)}"))  # fmt: skip
+    ceilings: dict[Any, Line2D] = {}
+    for index, curve in enumerate(grouped.values()):
+        colour = style(index)["color"] if several else "0.25"
+        ceilings = {key.get_label(): key for key in ceilings_over(axes, curve, reach, colour)} | ceilings
     axes.set(xscale="log", xlabel="μ per token (left: more noise)", ylabel="tokens recovered, %")
     axes.set_ylim(bottom=0)
-    _legend(axes)
-    return f"Success rates of {', '.join(attacks)} over mu. " + _ranges(grouped, f"asr_top1_{attacks[0]}", percentage)
+    picture = axes.get_figure(root=True)
+    if picture is not None:
+        legend_below(picture, [*keys, *ceilings.values()], columns=2)
+    names = ", ".join(name for name, _, _ in series)
+    return f"Success of {names} over mu. " + _ranges(grouped, series[0][1], percentage)
+
+
+def _series(rows: Sequence[Row]) -> list[tuple[str, Column, dict[str, Any]]]:
+    """What is drawn over the noise: the strongest attack thick, the others thin; few of them where there are many."""
+    names = list(dict.fromkeys(name for row in rows for name in row.attacks() if not row.several(name)))
+    if len(names) > FEW_ATTACKS:
+        names = [name for name in (PAPER, SECOND) if name in names]
+    thick = {"linewidth": 3.4, "linestyle": "-", "alpha": 0.55, "markersize": 8}
+    dashes = (":", "-", "-.")
+    thin = [{"linewidth": 1.3, "linestyle": dash, "markersize": 4} for dash in dashes]
+    return [
+        (f"the {strongest_name(rows)}", strongest_column, thick),
+        *((name, f"asr_top1_{name}", look) for name, look in zip(names, thin, strict=False)),
+    ]
+
+
+def _keys(grouped: Curves, series: Sequence[tuple[str, Column, dict[str, Any]]], *, several: bool) -> list[Line2D]:
+    """The legend: a colour for each curve and a line for each attack, or a colour for each attack of one curve."""
+    looks = [
+        Line2D([], [], label=name, **{**style(place), **({"color": "0.35", "marker": ""} if several else {}), **look})
+        for place, (name, _, look) in enumerate(series)
+    ]
+    if not several:
+        return looks
+    curve_keys = [
+        Line2D([], [], label=name, **{**style(index), "linestyle": "-"}) for index, name in enumerate(grouped)
+    ]
+    return [*curve_keys, *looks]
 
 
 def _epsilon_gdp(axes: Axes, grouped: Curves, rows: Sequence[Row]) -> str | None:
     drawn: list[float] = []
     for index, (name, curve) in enumerate(grouped.items()):
-        points = _points(curve, "epsilon_gdp_token", "epsilon_exact_token")
+        points = points_of(curve, "epsilon_gdp_token", "epsilon_exact_token")
         drawn += [value for point in points for value in point[:2]]
         if points:
-            axes.plot([p[0] for p in points], [p[1] for p in points], label=name, linewidth=1.4, **_style(index))
+            axes.plot([p[0] for p in points], [p[1] for p in points], label=name, linewidth=1.4, **style(index))
     if not drawn:
         return None
     ends = [min(drawn) * 0.8, max(drawn) * 1.25]
@@ -248,21 +254,17 @@ def _epsilon_gdp(axes: Axes, grouped: Curves, rows: Sequence[Row]) -> str | None
     axes.set(xlabel=f"ε that μ-GDP would give, per token{_delta(rows)}", ylabel=EPSILON)
     axes.text(0.97, 0.06, "below the line: nominal ε is loose\nabove it: unsound", transform=axes.transAxes,
               ha="right", va="bottom", fontsize=9, color="0.25")  # fmt: skip
-    _legend(axes)
+    legend(axes)
     return "Exact epsilon over the epsilon of nominal mu-GDP, with the line of equality. " + _ranges(
         grouped, "epsilon_exact_token", quantity
     )
 
 
-def _legend(axes: Axes) -> None:
-    axes.legend(fontsize=8.5, frameon=True, framealpha=0.9, edgecolor="0.85")
-
-
-def _ranges(grouped: Curves, key: str, show: Callable[[float], str]) -> str:
+def _ranges(grouped: Curves, key: Column, show: Callable[[float], str]) -> str:
     """The reach of each curve in words, for the alt text."""
     parts = []
     for name, rows in grouped.items():
-        values = [value for row in rows if (value := row.number(key)) is not None]
+        values = [value for row in rows if (value := number(row, key)) is not None]
         if values:
             parts.append(f"{name}: {show(min(values))} to {show(max(values))}")
     return "; ".join(parts) + "."

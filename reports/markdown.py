@@ -3,16 +3,22 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from audit.audit_record import KINDS as AUDITS
 from audit.records import RunRecord
 from defenses.errors import UserError
+from reports.attack_page import KINDS as ATTACKS
+from reports.attack_page import attack_section
+from reports.attack_tables import attacks_section, examples
+from reports.attribute_page import KINDS as ATTRIBUTES
+from reports.attribute_page import attribute_section
 from reports.audit_page import audit_section
+from reports.calibration_page import KINDS as CALIBRATIONS
+from reports.calibration_page import calibration_section
 from reports.figures import Drawn, draw_all
-from reports.narrative import RULES, exposure, opening, remark, utility, worth
+from reports.narrative import RULES, choice_note, exposure, opening, remark, strongest_attack, utility, worth
 from reports.rows import NOT_MEASURED, Row, code, escape, percentage, quantity, reference, rows_of, table
 
 MARK = "<!-- delaudit report -->"
@@ -85,12 +91,24 @@ def _fill(records: Sequence[RunRecord], folder: Path) -> None:
 def _title(records: Sequence[RunRecord]) -> str:
     if len(records) > 1:
         return f"{len(records)} runs compared"
-    return "What the claims are worth" if records[0].kind in AUDITS else "What the defence is worth"
+    titles = [
+        (AUDITS, "What the claims are worth"),
+        (ATTRIBUTES, "What the views give away about people"),
+        (ATTACKS, "What attacks read of the prompts"),
+        (CALIBRATIONS, "What a calibrated noise leaks"),
+    ]
+    return next((title for kinds, title in titles if records[0].kind in kinds), "What the defence is worth")
 
 
 def _section(record: RunRecord, figures: Path, prefix: str) -> list[str]:
     if record.kind in AUDITS:
         body = audit_section(record, figures, prefix)
+    elif record.kind in ATTRIBUTES:
+        body = attribute_section(record, figures, prefix)
+    elif record.kind in ATTACKS:
+        body = attack_section(record, figures, prefix)
+    elif record.kind in CALIBRATIONS:
+        body = calibration_section(record, figures, prefix)
     else:
         body = [*_experiment(record, draw_all(record, figures, prefix)), *_run_figures(record)]
     return [*body, "### Where this comes from", "", _provenance(record), ""]
@@ -100,12 +118,12 @@ def _experiment(record: RunRecord, pictures: Sequence[Drawn]) -> list[str]:
     rows = rows_of(record)
     return [
         opening(record, rows), "",
-        "### Verdicts", "", _verdicts(rows), RULES, "",
+        "### Verdicts", "", _verdicts(rows), " ".join(filter(None, [RULES, choice_note(rows)])), "",
         "### Guarantees, per token", "", _guarantees(rows), _worst_case_note(rows), "",
         "### Utility", "", _utility(rows), "",
-        "### Attacks", "", _attack_table(rows), "",
+        "### Attacks", "", *attacks_section(rows),
         "### Pictures", "", _pictures(pictures), "",
-        "### Examples", "", _examples(record), "",
+        "### Examples", "", examples(record), "",
         "### Costs", "", _costs(rows), "",
     ]  # fmt: skip
 
@@ -114,8 +132,7 @@ def _verdicts(rows: Sequence[Row]) -> str:
     clean = reference(rows, "identity")
     body = []
     for row in rows:
-        best = row.strongest()
-        attack = NOT_MEASURED if best is None else f"{percentage(best[1])} ({escape(best[0])}): {exposure(row)}"
+        attack = NOT_MEASURED if row.strongest() is None else f"{strongest_attack(row)}: {exposure(row)}"
         perplexity = row.number("perplexity")
         cost = NOT_MEASURED if perplexity is None else f"{quantity(perplexity)}: {utility(row, clean)}"
         body.append([escape(row.name), _epsilon(row), worth(row), cost, attack])
@@ -182,50 +199,10 @@ def _utility(rows: Sequence[Row]) -> str:
     return table(header, body)
 
 
-def _attack_table(rows: Sequence[Row]) -> str:
-    names = list(dict.fromkeys(["cosine", *(name for row in rows for name in row.attacks())]))
-    body = [
-        [
-            escape(row.name),
-            *(row.text(f"asr_top1_{name}", percent=True) for name in names),
-            row.text("asr_prior", percent=True),
-        ]
-        for row in rows
-    ]
-    return table(["condition", *(f"{escape(name)}, tokens recovered" for name in names), "blind guess"], body)
-
-
 def _pictures(pictures: Sequence[Drawn]) -> str:
     if not pictures:
         return f"No condition has figures to draw: {NOT_MEASURED}."
     return "\n\n".join(f"**{one.title}**\n\n![{escape(one.alt)}](figures/{one.file})" for one in pictures)
-
-
-def _examples(record: RunRecord) -> str:
-    if not record.examples:
-        return f"Example prompts: {NOT_MEASURED}."
-    attacked, answered = [], []
-    for example in record.examples:
-        name, text = _cell(example.get("condition")), _cell(example.get("text"))
-        recovered = example.get("recovered")
-        found: Mapping[str, Any] = recovered if isinstance(recovered, Mapping) else {"cosine": recovered}
-        shares = example.get("recovered_share")
-        for attack, guess in found.items():
-            share = shares.get(attack) if isinstance(shares, Mapping) else None
-            rate = percentage(share) if isinstance(share, float | int) else NOT_MEASURED
-            if guess is not None:
-                attacked.append([name, text, escape(str(attack)), _cell(guess), rate])
-        if example.get("generation") is not None or example.get("clean_generation") is not None:
-            answered.append([name, text, _cell(example.get("generation")), _cell(example.get("clean_generation"))])
-    parts = [
-        ("prompts", table(["condition", "prompt", "attack", "what it recovered", "tokens right"], attacked), attacked),
-        ("answers", table(["condition", "prompt", "answer", "answer without a defence"], answered), answered),
-    ]
-    return "\n".join(text if body else f"Example {name}: {NOT_MEASURED}.\n" for name, text, body in parts)
-
-
-def _cell(value: object) -> str:
-    return NOT_MEASURED if value is None else escape(str(value))
 
 
 def _costs(rows: Sequence[Row]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from audit.records import RunRecord
-from reports.rows import NOT_MEASURED, Row, escape, percentage, quantity, reference
+from reports.rows import BLIND, NOT_MEASURED, PAPER, Row, escape, percentage, quantity, reference
 
 VACUOUS_EPSILON = 100.0
 USABLE, DEGRADED = 2.0, 10.0  # perplexity over the undefended model's
@@ -14,7 +14,13 @@ RULES = (
     f"Utility: *usable* up to {USABLE:g} times the undefended perplexity, *degraded* up to {DEGRADED:g} times, "
     f"*unusable* above. Attack: *mostly read* from {100 * MOSTLY_READ:.0f} % of tokens, *near blind guessing* where "
     f"the upper end of the strongest attack's interval is within {NEAR_BLIND:g} times the blind guess, *partly read* "
-    "between. None of these words says that a prompt is private: a stronger attack may exist."
+    "between. None of these words says that a prompt is private: a stronger attack may exist. Intervals are of 95 %, "
+    "for one condition at a time."
+)
+BLIND_BEST = "nothing beats a blind guess"
+UNCORRECTED = (
+    "*Largest of several*: the record does not say which attack was chosen beforehand. The figure is the maximum over "
+    "attacks on the same tokens, uncorrected: it may be too high by chance, and its interval does not allow for that."
 )
 
 
@@ -50,9 +56,10 @@ def worth(row: Row) -> str:
     if text := remark(epsilon):
         return text
     if vacuous(row):
-        return (
-            f"VACUOUS: {row.words('vacuous_reason') if row.values.get('vacuous_reason') else 'near-certainty allowed'}"
-        )
+        reason = str(row.values.get("vacuous_reason") or "near-certainty allowed")
+        if reason.startswith("Vacuous"):  # the accountant's own sentence begins with the word
+            return f"VACUOUS{escape(reason.removeprefix('Vacuous'))}"
+        return f"VACUOUS: {escape(reason)}"
     return "bounds a worst-case adversary, per token"
 
 
@@ -68,17 +75,42 @@ def utility(row: Row, clean: Row | None) -> str:
 
 
 def exposure(row: Row) -> str:
-    """How much is read by the strongest attack that ran: mostly, partly, or near blind guessing."""
+    """How much is read by the strongest attack: mostly, partly, near blind guessing, or nothing beyond that."""
     best, prior = row.strongest(), row.number("asr_prior")
     if best is None:
         return NOT_MEASURED
-    name, rate = best
-    if rate >= MOSTLY_READ:
+    if best.label == BLIND:
+        return BLIND_BEST
+    if best.rate >= MOSTLY_READ:
         return "mostly read"
-    upper = (row.interval(f"asr_top1_{name}") or (rate, rate))[1]
+    upper = (row.interval(best.column) or (best.rate, best.rate))[1]
     if prior is not None and upper <= NEAR_BLIND * prior:
         return "near blind guessing"
     return "partly read"
+
+
+def strongest_attack(row: Row) -> str:
+    """The strongest attack with its interval, for a table: "49 % [47 %, 51 %] (hmm)"."""
+    best = row.strongest()
+    if best is None:
+        return NOT_MEASURED
+    how = "" if best.chosen else ", largest of several"
+    return f"{row.text(best.column, percent=True)} ({escape(best.label)}{how})"
+
+
+def choice_note(rows: Sequence[Row]) -> str:
+    """How the strongest attack was come by: chosen beforehand on something, or an uncorrected maximum."""
+    found = [best for row in rows if (best := row.strongest()) is not None]
+    where = dict.fromkeys(str(on) for row in rows if (on := row.values.get("strongest_chosen_on")) is not None)
+    sentences = []
+    if where:
+        sentences.append(
+            f"The strongest attack of one message was chosen on {escape(' or '.join(where))}, never on these prompts; "
+            "its interval needs no correction for the choice."
+        )
+    if not all(best.chosen for best in found):
+        sentences.append(UNCORRECTED)
+    return " ".join(sentences)
 
 
 def _what_ran(record: RunRecord, rows: Sequence[Row]) -> str:
@@ -121,18 +153,51 @@ def _best(rows: Sequence[Row]) -> str:
 
 
 def _readable(rows: Sequence[Row]) -> str:
-    found = [(best[1], best[0], row) for row in rows if not row.is_control and (best := row.strongest()) is not None]
+    found = [(best.rate, row) for row in rows if not row.is_control and (best := row.strongest()) is not None]
     if not found:
         return "No attack was run on a defended condition."
-    most, least = max(found, key=lambda item: item[0]), min(found, key=lambda item: item[0])
-    text = f"The strongest attack reads {percentage(most[0])} of the prompts' tokens "
-    text += f"at {escape(most[2].name)} ({escape(most[1])})"
-    if least[2] is not most[2]:
-        text += f" and {percentage(least[0])} at {escape(least[2].name)} ({escape(least[1])})"
-    priors = [prior for _, _, row in found if (prior := row.number("asr_prior")) is not None]
+    most, least = (choose(found, key=lambda item: item[0])[1] for choose in (max, min))
+    all_chosen = all(best.chosen for _, row in found if (best := row.strongest()) is not None)
+    text = "The strongest attack" if all_chosen else "The best of several attacks, an uncorrected maximum,"
+    text = f"{text} reads {_read_at(most)}{_paper_at(most)}"
+    if least is not most:
+        text += f" and {_read_at(least)}"
+    priors = [prior for _, row in found if (prior := row.number("asr_prior")) is not None]
     if priors:
         text += f"; guessing blindly gets {percentage(median(priors))} right"
-    return text + "."
+    return f"{text}.{_with_several([row for row in rows if not row.is_control])}"
+
+
+def _read_at(row: Row) -> str:
+    """What the strongest attack reads at a condition."""
+    best = row.strongest()
+    if best is None:
+        return NOT_MEASURED
+    name = f"{escape(best.label)}: {BLIND_BEST}" if best.label == BLIND else escape(best.label)
+    return f"{row.text(best.column, percent=True)} of the prompts' tokens at {escape(row.name)} ({name})"
+
+
+def _paper_at(row: Row) -> str:
+    """What the paper's attack would have suggested there, where it is not the strongest."""
+    best, column = row.strongest(), f"asr_top1_{PAPER}"
+    if best is None or best.label == PAPER or row.number(column) is None:
+        return ""
+    return f", where the paper's own attack, {PAPER}, reads {row.text(column, percent=True)},"
+
+
+def _with_several(rows: Sequence[Row]) -> str:
+    """The attacks that saw several messages of each prompt, apart from the others."""
+    found = [
+        (rate, label, row) for row in rows for label, rate in row.attacks().items() if row.several(label)
+    ]  # fmt: skip
+    if not found:
+        return ""
+    _, label, row = max(found, key=lambda item: item[0])
+    rate = row.text(f"asr_top1_{label}", percent=True)
+    return (
+        f" With several messages of each prompt, {escape(label)} reads up to {rate} (at {escape(row.name)}): sending a "
+        "prompt again costs privacy."
+    )
 
 
 def _worth(rows: Sequence[Row]) -> str:

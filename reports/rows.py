@@ -12,10 +12,29 @@ from audit.records import RunRecord
 
 NOT_MEASURED = "not measured"
 CONTROLS = ("identity", "projection-only")
+PAPER, BLIND = "cosine", "prior"  # the paper's own attack, and the guess that sees nothing
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]|~$])")
 # A bare address becomes a link in GitHub's dialect: these keep one from forming.
 _LINKS = {"://": ":&#47;&#47;", "@": "&#64;", "www.": "www&#46;"}
+
+
+@dataclass(frozen=True)
+class Strongest:
+    """The attack that a condition is judged by, on one message of each prompt.
+
+    Attributes:
+        label: The attack's; the blind prior's where no attack did better on the adversary's own text.
+        rate: Its top-1 success.
+        column: Where that stands in the row, with its interval beside it.
+        chosen: It was chosen before it met these prompts, or was alone, so that its interval needs no correction.
+            False for the largest of several rates on the same tokens.
+    """
+
+    label: str
+    rate: float
+    column: str
+    chosen: bool
 
 
 @dataclass(frozen=True)
@@ -75,14 +94,38 @@ class Row:
         found = {
             key.removeprefix("asr_top1_"): self.number(key)
             for key in self.values
-            if key.startswith("asr_top1_") and not key.endswith(("_low", "_high")) and key != "asr_top1_prior"
+            if key.startswith("asr_top1_") and not key.endswith(("_low", "_high")) and key != f"asr_top1_{BLIND}"
         }
         return {name: rate for name, rate in found.items() if rate is not None}
 
-    def strongest(self) -> tuple[str, float] | None:
-        """Name and success rate of the attack that read most; None where none ran."""
-        rates = self.attacks()
-        return max(rates.items(), key=lambda item: item[1]) if rates else None
+    def several(self, label: str) -> bool:
+        """True for an attack that saw several messages of each prompt: no rival of those that saw one."""
+        knowledge = self.values.get(f"knowledge_{label}")
+        return str(knowledge).endswith("messages of each prompt") if knowledge else label.startswith("resend")
+
+    def unavailable(self) -> dict[str, str]:
+        """Why each attack that could not run did not."""
+        return {
+            key.removeprefix("unavailable_"): str(reason)
+            for key, reason in self.values.items()
+            if key.startswith("unavailable_") and reason is not None
+        }
+
+    def strongest(self) -> Strongest | None:
+        """The attack that was chosen beforehand, or, where the record names none, the one that read most here.
+
+        None where none ran, or where the figure of the chosen one is missing.
+        """
+        label = self.values.get("strongest_attack")
+        if isinstance(label, str) and not self.several(label):
+            column = f"asr_top1_{label}" if self.number("asr_strongest") is None else "asr_strongest"
+            rate = self.number(column)
+            return None if rate is None else Strongest(label, rate, column, chosen=True)
+        rates = {name: rate for name, rate in self.attacks().items() if not self.several(name)}
+        if not rates:
+            return None
+        best = max(rates, key=lambda name: rates[name])
+        return Strongest(best, rates[best], f"asr_top1_{best}", chosen=len(rates) == 1)
 
 
 def rows_of(record: RunRecord) -> list[Row]:
@@ -118,7 +161,7 @@ def quantity(value: float) -> str:
 
 def percentage(value: float) -> str:
     """A share as a percentage: 3.1 %."""
-    return f"{100 * value:.1f} %"
+    return f"{round(100 * value, 1) + 0.0:.1f} %"  # a rounded -0.0 loses its sign
 
 
 def escape(text: str) -> str:

@@ -26,10 +26,11 @@ PROJECTION = "d128-noise-aware"
 )  # fmt: skip
 @click.option(
     "--through",
-    type=click.Choice(["mechanism", "prompt", "vocabulary", "wire"]),
+    type=click.Choice(["mechanism", "prompt", "vocabulary", "wire", "attack"]),
     default="mechanism",
     show_default=True,
 )
+@click.option("--attack", default=None, metavar="ATTACK", help="With --through attack.  [default: map]")
 @click.option(
     "--unit",
     type=click.Choice(["token", "prompt", "coordinate"]),
@@ -132,7 +133,7 @@ def _spec(options: Mapping[str, Any]) -> "ClaimSpec":
         tables["assets"] = {"d": options["d"], "width": max(32, options["d"])}
     else:
         tables |= {"model": options["model"], "projection": options["projection"] or PROJECTION}
-    for key in ("projection", "artifacts"):
+    for key in ("projection", "artifacts", "attack"):
         if options[key] is not None:
             tables[key] = options[key]
     numbers = " ".join(f"{key}={value}" for key, value in tables["parameters"].items())

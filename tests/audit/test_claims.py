@@ -97,7 +97,7 @@ def test_the_fingerprint_is_of_what_is_tested() -> None:
         ({"unit": "coordinate", "through": "prompt"}, ('unit = "coordinate" needs',)),
         ({"projection": "d18-plain"}, ("model",)),
         ({"pair": [3, 3]}, ("different",)),
-        ({"pair": [3, 4], "through": "vocabulary"}, ("searches",)),
+        ({"pair": [3, 4], "through": "vocabulary"}, ("chooses",)),
         ({"assets": "real"}, ("assets",)),
         ({"assets": {"d": 40}}, ("assets", "width")),
         ({"name": "two\nlines"}, ("name",)),

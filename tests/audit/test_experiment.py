@@ -68,7 +68,9 @@ def test_a_rerun_measures_nothing_again(outcome: tuple[RunRecord, Path], monkeyp
     record, out = outcome
     measured: list[str] = []
     original = audit.experiment._run_condition
-    monkeypatch.setattr(audit.experiment, "_run_condition", lambda b, c: measured.append(c.label) or original(b, c))
+    monkeypatch.setattr(
+        audit.experiment, "_run_condition", lambda b, c, **kind: measured.append(c.label) or original(b, c, **kind)
+    )
     experiment = parse_experiment(dict(record.config))
     assert run_experiment(experiment, out).rows == record.rows
     assert measured == []
@@ -83,7 +85,9 @@ def test_changed_code_measures_again(outcome: tuple[RunRecord, Path], monkeypatc
     record, out = outcome
     measured: list[str] = []
     original = audit.experiment._run_condition
-    monkeypatch.setattr(audit.experiment, "_run_condition", lambda b, c: measured.append(c.label) or original(b, c))
+    monkeypatch.setattr(
+        audit.experiment, "_run_condition", lambda b, c, **kind: measured.append(c.label) or original(b, c, **kind)
+    )
     monkeypatch.setattr(audit.experiment, "code_digest", lambda: "other code")
     run_experiment(parse_experiment(dict(record.config), ["grids.2.parameters.mu=[2]"]), out)
     assert len(measured) == 3

@@ -17,11 +17,15 @@ import numpy as np
 import pytest
 from scipy.stats import gamma, kstest
 
-from audit.bounds import ESTIMATORS, AnyFamily, BinomialFamily, Family
+from audit.bounds import ESTIMATORS, AnyFamily, BinomialFamily, Family, GdpFamily
 from audit.probes import Inputs, ProbeResult, at_distance, collect, corner_assets, replace_one
 from defenses.base import Assets, Defense
+from defenses.baselines.gaussian import Gaussian, GaussianConfig
+from defenses.baselines.metric_noise import MetricNoise, MetricNoiseConfig
+from defenses.baselines.santext import SanText, SanTextConfig
 from defenses.pipeline.defense import Del, DelConfig
 from defenses.privacy.epsilon_delta import EpsilonDeltaProfile
+from defenses.privacy.gaussian import GaussianProfile
 from defenses.privacy.profile import PrivacyProfile
 
 
@@ -53,7 +57,7 @@ class Case:
         samples: Fresh draws a side.
         train: Training draws a side; the budget is the sum of both.
         through: Where to look.
-        epsilon: Of a pure claim (per unit of distance); None for DEL's exact one.
+        epsilon: Of a pure claim (per unit of distance); None for the defence's own exact profile.
     """
 
     twin: type[Defense[Any]]
@@ -71,6 +75,11 @@ def quantizer(n: int, d: int, mu: float) -> Callable[[type[Defense[Any]]], Defen
     return lambda kind: kind(DelConfig(n=n, mu=mu), corner_assets(d))
 
 
+def opposite(kind: type[Defense[Any]]) -> Defense[Any]:
+    """1-GDP by the Gaussian mechanism; the first two tokens are opposite, and three times as long as C."""
+    return kind(GaussianConfig(on="embedding", mu=1.0, clip=1.0), Assets(TOPS))
+
+
 def tokens(*pairs: tuple[int, int]) -> tuple[Inputs, ...]:
     """Prompts of one token."""
     return tuple(Inputs(np.array([[a]]), np.array([[b]])) for a, b in pairs)
@@ -80,8 +89,10 @@ PADDING = quantized.padding_token(64)
 SENTENCE = np.array([5, 6, 7, 8, 9, 10, 11, 12])
 SHORT = np.where(np.arange(8) < 5, SENTENCE, PADDING)
 PLANE = np.array([[0, 0], [3 / np.sqrt(2), 3 / np.sqrt(2)]], dtype=np.float32)
+TOPS = 3 * np.vstack([np.eye(4)[:1], -np.eye(4)]).astype(np.float32)
 WORDS = np.random.default_rng(1).normal(size=(32, 4)).astype(np.float32)
 CORNERS = tokens((0, 1))
+CLUSTER = np.vstack([np.zeros((8, 2)), [[1.5, 0.0]]]).astype(np.float32)
 CONTEXT = (replace_one(np.array([5, 9, 0, 7]), 2, 0, 1),)
 
 CASES = {
@@ -114,11 +125,21 @@ CASES = {
     ),
     "radius drawn for each coordinate": Case(
         metric.RadiusPerCoordinate,
-        metric.L2Laplace,
-        lambda kind: kind(metric.MetricConfig(1.0), Assets(PLANE)),
+        MetricNoise,
+        lambda kind: kind(MetricNoiseConfig(eta=1.0), Assets(PLANE)),
         (at_distance(PLANE, 0, 1),),
         samples=20_000,
         train=1000,
+        epsilon=1.0,
+    ),
+    "noise for half the sensitivity": Case(metric.HalfTheSensitivity, Gaussian, opposite, CORNERS, samples=2000),
+    "vectors longer than C": Case(metric.ClipsNothing, Gaussian, opposite, CORNERS, samples=2000),
+    "weights without their half": Case(
+        text.WithoutTheHalf,
+        SanText,
+        lambda kind: kind(SanTextConfig(epsilon=1.0), Assets(CLUSTER)),
+        (at_distance(CLUSTER, 0, 8),),
+        samples=2000,
         epsilon=1.0,
     ),
 }
@@ -153,6 +174,8 @@ def family_of(case: Case, defense: Defense[Any]) -> Family:
         return AnyFamily(0.0)
     profile = defense.profile()
     assert profile is not None
+    if isinstance(profile, GaussianProfile):
+        return GdpFamily()
     return BinomialFamily(profile.compose(case.inputs[0].uses).trials)
 
 

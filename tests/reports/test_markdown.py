@@ -103,7 +103,8 @@ def test_the_opening_names_extremes_and_worth(record: RunRecord) -> None:
     assert "the model's perplexity is 26.5" in text
     assert re.search(r"most useful defended condition, del d128-noise-aware n=8 mu=100, reaches 121", text)
     assert re.search(r"least useful, del d128-noise-aware n=4 mu=20, 2,165", text)
-    assert re.search(r"reads 74.4 % .* at del d128-noise-aware n=8 mu=100 \(map\) and 3.4 %", text)
+    assert re.search(r"reads 74.4 % .* at del d128-noise-aware n=8 mu=100 \(map\), .*, cosine, reads 53.0 %", text)
+    assert re.search(r" and 3.4 % .* at del d128-noise-aware n=4 mu=20 \(map\)", text)
     assert "**vacuous** in every defended condition" in text
 
 
@@ -141,6 +142,10 @@ def test_utility_words_follow_their_thresholds(ratio: float | None, word: str) -
         ({"asr_top1_map": 0.01}, "partly read"),
         ({"asr_top1_prior": 0.9}, NOT_MEASURED),
         ({"asr_top1_map": None}, NOT_MEASURED),
+        ({"asr_top1_map": 0.6, "asr_top1_hmm": 0.2, "strongest_attack": "hmm", "asr_strongest": 0.2}, "partly read"),
+        ({"asr_top1_map": 0.6, "strongest_attack": "prior", "asr_strongest": 0.06}, "nothing beats a blind guess"),
+        ({"asr_top1_map": 0.6, "strongest_attack": "hmm", "asr_strongest": None}, NOT_MEASURED),
+        ({"asr_top1_map": 0.1, "asr_top1_resend": 0.9}, "partly read"),
     ],
 )  # fmt: skip
 def test_exposure_words_follow_their_thresholds(values: dict[str, Any], word: str) -> None:
@@ -152,6 +157,9 @@ def test_the_accountants_word_on_vacuity_counts(record: RunRecord) -> None:
     """A small epsilon that the accountant calls vacuous is shown as such; an infinite one as well."""
     row = Row({"defence": "x", "epsilon_exact_token": 9.0, "vacuous": True, "vacuous_reason": "right | always"}, {})
     assert worth(row) == r"VACUOUS: right \| always"
+    row = Row({"epsilon_exact_token": 9.0, "vacuous": True, "vacuous_reason": "Vacuous in the worst case"}, {})
+    assert worth(row) == "VACUOUS in the worst case"
+    assert worth(Row({"epsilon_exact_token": 9.0, "vacuous": True}, {})) == "VACUOUS: near-certainty allowed"
     assert worth(Row({"defence": "x"}, {"epsilon_exact_token": "inf"})).startswith("VACUOUS")
 
 
@@ -296,6 +304,7 @@ def test_numbers_are_short(value: float, text: str) -> None:
     """Three or four digits, thousands apart."""
     assert quantity(value) == text
     assert percentage(0.0314) == "3.1 %"
+    assert percentage(-0.0004) == "0.0 %"
 
 
 def test_a_reference_is_the_one_control_without_a_prompt() -> None:

@@ -1,66 +1,41 @@
-"""Metric privacy on embeddings: the l2-Laplace mechanism, and Split-and-Denoise's radius drawn for each coordinate."""
+"""Noise on vectors as it must not be: each class makes one mistake and keeps the sound one's claim and likelihood."""
 
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 
-from defenses.base import Claim, Defense, Float32, Tokens, View
-from defenses.privacy.epsilon_delta import EpsilonDeltaProfile
+from defenses.base import Float32
+from defenses.baselines.gaussian import Gaussian
+from defenses.baselines.metric_noise import MetricNoise
 
 
-@dataclass(frozen=True)
-class MetricConfig:
-    """The noise.
-
-    Attributes:
-        eta: Epsilon per unit of Euclidean distance.
-    """
-
-    eta: float = 1.0
-
-
-class L2Laplace(Defense[MetricConfig]):
-    """Embeddings plus noise of density proportional to exp(-eta |z|) (Feyisetan et al. 2020), as float32."""
-
-    name = "l2-laplace"
-    Config = MetricConfig
-
-    @property
-    def claim(self) -> Claim:
-        """Eta per unit of Euclidean distance."""
-        return Claim("metric-DP", {"epsilon": self.config.eta}, "unit of distance", "any two tokens", "Feyisetan 2020")
-
-    def profile(self) -> EpsilonDeltaProfile:
-        """Of two inputs at distance 1."""
-        return EpsilonDeltaProfile(self.config.eta)
-
-    def protect(self, tokens: Tokens, rng: np.random.Generator) -> View:
-        """Noised embeddings, (B, T, b) as little-endian float32."""
-        clear = self.assets.embedding[tokens]
-        direction = rng.normal(size=clear.shape)
-        direction /= np.linalg.norm(direction, axis=-1, keepdims=True)
-        noisy = clear + direction * self.radius(clear.shape, rng)
-        return View(noisy.astype("<f4").tobytes(), (tokens.shape[0], tokens.shape[1]))
-
-    def radius(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-        """One radius a token, Gamma(b, 1/eta), shape (B, T, 1)."""
-        return rng.gamma(shape[-1], 1 / self.config.eta, size=(*shape[:-1], 1))
-
-    def restore(self, view: View) -> Float32:
-        """They are the embeddings themselves."""
-        return np.frombuffer(view.payload, dtype="<f4").reshape(*view.shape, -1).astype(np.float32)
-
-    def log_likelihood(self, view: View) -> Float32:
-        """Log density up to a constant, (B, T, V)."""
-        gaps = self.restore(view)[..., None, :] - self.assets.embedding
-        return np.asarray(-self.config.eta * np.linalg.norm(gaps, axis=-1), dtype=np.float32)
-
-
-class RadiusPerCoordinate(L2Laplace):
-    """Every coordinate of the direction gets a radius of its own: no longer the density that the claim needs."""
+class RadiusPerCoordinate(MetricNoise):
+    """Split-and-Denoise's released code: every coordinate has a radius of its own, and the spherical law's claim."""
 
     name = "radius-per-coordinate"
 
-    def radius(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-        """One radius for each coordinate, shape (B, T, b)."""
-        return rng.gamma(shape[-1], 1 / self.config.eta, size=shape)
+    def noise(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+        """Directions (B, T, m) times m radii each."""
+        return MetricNoise(replace(self.config, radius="per-coordinate"), self.assets).noise(shape, rng)
+
+
+class HalfTheSensitivity(Gaussian):
+    """The noise is scaled to C, as if one vector were removed; but one is replaced by another, 2 C away."""
+
+    name = "half-the-sensitivity"
+
+    def noise(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+        """Half of the noise."""
+        return 0.5 * super().noise(shape, rng)
+
+
+class ClipsNothing(Gaussian):
+    """Vectors are sent in their own length, and the claim is that of clipped ones."""
+
+    name = "clips-nothing"
+
+    @cached_property
+    def clear(self) -> Float32:
+        """The vector of every token as it is, (V, m)."""
+        return self.encoded()

@@ -1,10 +1,12 @@
-"""Text defences: the exponential mechanism over all tokens, and RANTEXT's mistake of a private list of candidates."""
+"""Text defences: SANTEXT without its half, and RANTEXT's private list of candidates beside the mechanism it claims."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from defenses.base import Assets, Claim, Defense, Float32, Tokens, View
+from defenses.baselines.santext import SanText
 from defenses.privacy.exponential import ExponentialMechanismProfile
 
 
@@ -77,3 +79,13 @@ class PrivateList(Exponential):
             weights = np.where(self.gaps <= radius, np.exp(0.5 * self.config.epsilon * (1 - self.gaps)), 0.0)
             laws.append(weights / weights.sum(axis=1, keepdims=True))
         return np.mean(laws, axis=0)
+
+
+class WithoutTheHalf(SanText):
+    """Weights exp(-epsilon d): their sum leaks too, and epsilon d was all that is claimed."""
+
+    name = "without-the-half"
+
+    def _laws(self, tokens: Tokens) -> Iterator[tuple[int, np.ndarray]]:
+        """SANTEXT's laws at twice its epsilon."""
+        return SanText(replace(self.config, epsilon=2 * self.config.epsilon), self.assets)._laws(tokens)
