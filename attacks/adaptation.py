@@ -21,7 +21,7 @@ from defenses.base import Float32, Tokens
 
 Float64 = NDArray[np.float64]
 
-SHORTLIST = 256  # tokens per position that take part
+SHORTLIST = 128  # tokens per position that take part
 STRENGTHS = (200.0, 1000.0, 5000.0)  # pseudo-observations of the public text that are tried
 ITERATIONS = 8
 FOLDS = 4

@@ -30,8 +30,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from attacks.base import Tools, attacks
 from defenses.base import Assets, Tokens, View
-from defenses.models.language import CausalLanguageModel
-from defenses.models.llm import load_llm
 from defenses.pipeline.defense import Del, DelConfig
 from defenses.pipeline.projection import rotated_svd
 from defenses.randomness import seeded_rng
@@ -109,6 +107,8 @@ def main() -> None:
     if options.alone:
         alone(options.alone, options.folder, options.tokens)
         return
+    from defenses.models.llm import load_llm  # noqa: PLC0415 - would count as memory of an attack alone
+
     llm = load_llm()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -138,6 +138,8 @@ def main() -> None:
 
 def language(defense: Del, llm: Any, public: Tokens, victims: Tokens) -> None:
     """The language-model attack, per second of wall time on the LLM's device."""
+    from defenses.models.language import CausalLanguageModel  # noqa: PLC0415 - as above
+
     model = CausalLanguageModel(llm)
     attack = attacks()["lm"](defense, tools=Tools(language_model=lambda: model)).fit([], [public])
     view = defense.protect(victims[:8], seeded_rng(0))
