@@ -25,6 +25,7 @@ SHORTLIST = 128  # tokens per position that take part
 STRENGTHS = (200.0, 1000.0, 5000.0)  # pseudo-observations of the public text that are tried
 ITERATIONS = 8
 FOLDS = 4
+PENALTY = 2.0  # nats, over all positions, that the traffic must gain: where views say nothing nothing is learnt
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,8 +95,9 @@ def adapt(shortlist: Shortlist, base: Float64, length: int) -> Adapted:
     fold = np.arange(shortlist.positions) // length % FOLDS
     if fold.max() < FOLDS - 1:
         return unchanged  # too few prompts to learn from
-    tried = [_fit(shortlist, base, fold, strength) for strength in STRENGTHS]
-    return max([unchanged, *tried], key=lambda one: one.evidence)
+    best = max((_fit(shortlist, base, fold, strength) for strength in STRENGTHS), key=lambda one: one.evidence)
+    gained = (best.evidence - unchanged.evidence) * shortlist.positions
+    return best if gained > PENALTY else unchanged
 
 
 def public(shortlist: Shortlist, base: Float64) -> Adapted:
