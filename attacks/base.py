@@ -78,11 +78,13 @@ class Tools:
 
     Attributes:
         language_model: Loads the model on first use; None where the adversary has none.
+        masked_model: The same of a masked language model, for masked-lm; None takes the causal one in its place.
         seed: Names the draws of training and of the adversary's own views.
         keep: Candidates kept per position.
     """
 
     language_model: Callable[[], LanguageModel] | None = None
+    masked_model: Callable[[], LanguageModel] | None = None
     seed: int = 0
     keep: int = TOP
 

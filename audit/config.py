@@ -108,6 +108,7 @@ class Experiment:
         grids: The conditions.
         attacks: Attack plug-ins to run on each condition, with options as in "resend:sends=16"; "quick" or "all".
         attack_seeds: How often the attacked prompts are protected anew.
+        masked_model: Masked language model of the attack masked-lm, a folder or hub id; None takes the LLM itself.
         wire_prompts: Prompts sent over a real socket at each (n, projection) of DEL, to count bytes and time.
         prompt_on_clean: Also score each soft prompt on the undefended input: how much of its gain is domain
             adaptation rather than repair of noise.
@@ -125,6 +126,7 @@ class Experiment:
     data: Data = field(default_factory=Data)
     attacks: tuple[str, ...] = ("prior", "cosine", "map", "hmm")
     attack_seeds: int = 3
+    masked_model: str | None = None
     wire_prompts: int = 3
     prompt_on_clean: bool = False
     tracking: str | None = None

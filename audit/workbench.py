@@ -20,7 +20,7 @@ from defenses.data.workload import make_workload
 from defenses.errors import UserError
 from defenses.models.encoder import SentenceEncoder
 from defenses.models.hidden import hidden_states
-from defenses.models.language import CausalLanguageModel
+from defenses.models.language import CausalLanguageModel, MaskedLanguageModel
 from defenses.models.llm import LLM, load_llm
 from defenses.pipeline.artifacts import PromptArtifact, find_projection, find_prompts, nearest_prompt
 from defenses.pipeline.corpus import Corpus, load_corpus
@@ -112,7 +112,15 @@ class Workbench:
     @cached_property
     def tools(self) -> Tools:
         """What adversaries bring along: the public LLM itself serves as their language model."""
-        return Tools(language_model=lambda: self._language_model, seed=self.experiment.seed)
+        return Tools(
+            language_model=lambda: self._language_model,
+            masked_model=None if self.experiment.masked_model is None else lambda: self._masked_model,
+            seed=self.experiment.seed,
+        )
+
+    @cached_property
+    def _masked_model(self) -> LanguageModel:
+        return MaskedLanguageModel(str(self.experiment.masked_model), self.llm)
 
     @cached_property
     def _language_model(self) -> LanguageModel:

@@ -59,9 +59,10 @@ class MaskedLm(Attack):
     @cached_property
     def _model(self) -> LanguageModel:
         """The language model, loaded once."""
-        if self.tools.language_model is None:
+        load = self.tools.masked_model or self.tools.language_model
+        if load is None:
             raise Unavailable("masked-lm needs a language model, and this adversary has none")
-        return self.tools.language_model()
+        return load()
 
     def _scores(self, view: View) -> Iterator[Float32]:
         """Log scores (rows, T, V) of a few prompts at a time."""

@@ -33,6 +33,10 @@ DEFAULT = ("quick",)
     help='Repeatable; options as in "resend:sends=16". "quick": those that take seconds. "lm" reads more at low noise '
     'and takes minutes, as does "all".  [default: quick]',
 )  # fmt: skip
+@click.option(
+    "--masked-model", default=None, metavar="MODEL",
+    help="Masked language model of the attack masked-lm, a folder or hub id.  [default: the LLM itself]",
+)  # fmt: skip
 @click.option("--data", default="embedded", show_default=True, help='"embedded" or SOURCE@SPLIT.')
 @click.option("--auxiliary", multiple=True, help="The adversary's public text, SOURCE@SPLIT; repeatable.")
 @click.option("--prompt-tokens", type=click.IntRange(min=1), default=24, show_default=True)
@@ -81,6 +85,7 @@ def _experiment(options: dict[str, Any]) -> "Experiment":
         "delta": options["delta"],
         "attacks": list(options["attacks"] or DEFAULT),
         "attack_seeds": options["seeds"],
+        "masked_model": options["masked_model"],
         "data": {
             "source": options["data"],
             "auxiliary": list(options["auxiliary"]),

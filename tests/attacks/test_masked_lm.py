@@ -1,12 +1,13 @@
 """Input inference on text: ranks by context alone as the papers do, and with the mechanism's law on demand."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 from attacks.adversaries.masked_lm import MaskedLm, MaskedLmOptions
-from attacks.base import Tools
+from attacks.base import LanguageModel, Tools
 from defenses.base import Assets, Float32, LikelihoodUnavailable, Tokens, Unavailable
 from defenses.baselines.santext import SanText, SanTextConfig
 from defenses.models.language import CausalLanguageModel
@@ -123,3 +124,23 @@ def test_what_is_lacking_is_said(assets: Assets, defense: SanText) -> None:
     small = SanText(SanTextConfig(), Assets(assets.embedding[:200]))
     with pytest.raises(Unavailable, match="256 tokens"):
         attack(small).guess(small.protect(SECRETS[:1] % 200, seeded_rng(0)))
+
+
+def test_a_masked_model_takes_the_place_of_the_causal_one() -> None:
+    """Where the adversary has both, the masked one is asked; with neither the attack says so."""
+    asked: list[str] = []
+
+    def model(name: str) -> Callable[[], LanguageModel]:
+        def load() -> LanguageModel:
+            asked.append(name)
+            raise Unavailable(name)
+
+        return load
+
+    defense = SanText(SanTextConfig(epsilon=5.0), Assets(np.eye(6, dtype=np.float32)))
+    view = defense.protect(np.array([[1, 2, 3]]), seeded_rng(0))
+    both = Tools(language_model=model("causal"), masked_model=model("masked"))
+    for tools, expected in ((both, "masked"), (Tools(language_model=model("causal")), "causal"), (None, "none")):
+        with pytest.raises(Unavailable, match=expected):
+            MaskedLm(defense, tools=tools).guess(view)
+    assert asked == ["masked", "causal"]
