@@ -1,13 +1,12 @@
 """`delaudit attack`: what adversaries read of protected prompts, with every statistic, and the strongest among them."""
 
 import json
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from audit.cli.check import FOLDER
+from audit.cli.options import FOLDER, choices
 
 if TYPE_CHECKING:
     from audit.config import Experiment
@@ -20,7 +19,7 @@ DEFAULT = ("quick",)
 @click.option("--defense", default="del", show_default=True, help="`delaudit plugins` lists them.")
 @click.option(
     "--set", "changes", multiple=True, metavar="KEY=VALUE",
-    help="A parameter of the defence; a list such as mu=[5,20] gives a condition for each. Repeatable.",
+    help="A parameter of the defence; a list such as mu=5,20 gives a condition for each. Repeatable.",
 )  # fmt: skip
 @click.option(
     "--projection", "projections", multiple=True,
@@ -98,7 +97,7 @@ def _experiment(options: dict[str, Any]) -> "Experiment":
             {
                 "defense": options["defense"],
                 "projection": projections,
-                "parameters": dict(_assignment(change) for change in options["changes"]),
+                "parameters": dict(choices(change, "--set") for change in options["changes"]),
                 "soft_prompt": "none",
             }
         ],
@@ -106,19 +105,6 @@ def _experiment(options: dict[str, Any]) -> "Experiment":
     if options["artifacts"] is not None:
         raw["artifacts"] = options["artifacts"]
     return parse_experiment(raw, source="attack")
-
-
-def _assignment(text: str) -> tuple[str, Any]:
-    """One key and its value, read as TOML, or as a plain string where it is none."""
-    from defenses.errors import UserError
-
-    key, separator, value = text.partition("=")
-    if not separator or not key.strip():
-        raise UserError(f"--set {text}: write KEY=VALUE, for example mu=20")
-    try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return key.strip(), value
 
 
 def _told(record: "RunRecord") -> list[str]:

@@ -2,14 +2,13 @@
 
 import itertools
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from audit.cli.check import FOLDER
+from audit.cli.options import FOLDER, choices
 from defenses.errors import UserError
 
 if TYPE_CHECKING:
@@ -157,23 +156,11 @@ def _conditions(options: Mapping[str, Any], assets: "Assets") -> list["Condition
 
 def _parameters(changes: Sequence[str]) -> list[dict[str, Any]]:
     """Every combination of the values that were given: n=4 and mu=5,20 are two."""
-    keys: list[str] = []
-    values: list[list[Any]] = []
-    for change in changes:
-        key, separator, text = change.partition("=")
-        if not separator or not key.strip() or not text.strip():
-            raise UserError(f"--set {change}: write KEY=VALUE, for example n=4 or mu=5,20")
-        keys.append(key.strip())
-        values.append([_value(part.strip()) for part in text.split(",")])
-    return [dict(zip(keys, chosen, strict=True)) for chosen in itertools.product(*values)]
-
-
-def _value(text: str) -> Any:
-    """As TOML reads it, or the plain text."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
+    pairs = [choices(change, "--set") for change in changes]
+    return [
+        dict(zip([key for key, _ in pairs], chosen, strict=True))
+        for chosen in itertools.product(*[values for _, values in pairs])
+    ]
 
 
 def _long_enough(data: "AttributeData", llm: "LLM", shortest: int) -> tuple["AttributeData", list[list[int]]]:

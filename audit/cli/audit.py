@@ -1,13 +1,12 @@
 """`delaudit audit`: one claim of one defence, from options; the same engine as `delaudit check`."""
 
 import json
-import tomllib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from audit.cli.check import FOLDER
+from audit.cli.options import FOLDER, assignment
 
 if TYPE_CHECKING:
     from audit.claims import ClaimSpec
@@ -126,7 +125,7 @@ def _spec(options: Mapping[str, Any]) -> "ClaimSpec":
     same = ("defense", "through", "unit", "tokens", "samples", "delta", "violation", "seed")
     tables = {key: options[key] for key in same}
     tables["guarantee"] = _guarantee(options["guarantee"])
-    tables["parameters"] = dict(_assignment(change, "--set") for change in options["changes"])
+    tables["parameters"] = dict(assignment(change, "--set") for change in options["changes"])
     if options["pair"]:
         tables["pair"] = list(options["pair"])
     if options["model"] is None:
@@ -146,18 +145,5 @@ def _guarantee(text: str) -> dict[str, Any]:
     """A table from such words as claimed, exact, mu=1 or epsilon=2,delta=1e-5."""
     if "=" not in text:
         return {"kind": text}
-    numbers = dict(_assignment(part, "--guarantee") for part in text.split(","))
+    numbers = dict(assignment(part, "--guarantee") for part in text.split(","))
     return {"kind": "mu-GDP" if "mu" in numbers else "(epsilon, delta)-DP", **numbers}
-
-
-def _assignment(text: str, option: str) -> tuple[str, Any]:
-    """One key and its value, read as TOML, or as a plain string where it is none."""
-    from defenses.errors import UserError
-
-    key, separator, value = text.partition("=")
-    if not separator or not key.strip():
-        raise UserError(f"{option} {text}: write KEY=VALUE, for example n=4")
-    try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return key.strip(), value

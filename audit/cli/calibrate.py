@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from audit.cli.check import FOLDER
+from audit.cli.options import FOLDER
 
 
 @click.command()

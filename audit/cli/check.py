@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from audit.cli.options import FILE, FOLDER
+
 if TYPE_CHECKING:
     from audit.check import Outcome
     from audit.records import RunRecord
-
-FILE = click.Path(path_type=Path, dir_okay=False)
-FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 @click.command()

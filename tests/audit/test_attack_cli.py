@@ -28,7 +28,7 @@ def test_attack_tells_who_reads_what(tiny: list[str], tiny_experiment: dict[str,
     """Every statistic of every attack, for each listed noise, in the record and on the page; a rerun is cached."""
     sizes = ["--prompt-tokens", "12", "--attack-tokens", "240", "--seeds", "2"]
     where = ["--artifacts", tiny_experiment["artifacts"], "--projection", "d16", "--out", "seen"]
-    command = ["attack", *tiny, *where, *sizes, "--set", "mu=[5, 200]", "--attack", "quick"]
+    command = ["attack", *tiny, *where, *sizes, "--set", "mu=5,200", "--attack", "quick"]
     done = delaudit(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "chosen beforehand as the strongest" in done.stdout
