@@ -51,6 +51,8 @@ def condition(row: Row) -> str:
     parts += [f"{key}={row[key]:g}" for key in ("n", "mu") if is_number(row.get(key))]
     if row.get("mu") is None and is_number(row.get("a_over_c")):
         parts.append(f"A/c={row['a_over_c']:g}")
+    if row.get("settings"):
+        parts.append(str(row["settings"]))
     if row.get("prompt_name") and not is_number(row.get("epsilon_exact_token")):
         parts.append("with a soft prompt")
     return " ".join(parts)

@@ -39,6 +39,7 @@ from defenses.randomness import describe_rng, seeded_rng
 Row = dict[str, Any]
 EXAMPLES = 2
 ATTACKS = "attack"
+NAMED = ("n", "mu", "a_over_c")
 KEPT = 100  # candidates per position where ranks are reported
 
 
@@ -121,6 +122,7 @@ def _run_condition(bench: Workbench, condition: Condition, *, attacks_only: bool
         "defence": condition.defense,
         "projection": condition.projection,
         **condition.parameters,
+        "settings": _settings(condition),
         "seed": bench.experiment.seed,
         "coins": describe_rng(seeded_rng(bench.experiment.seed)),
     }
@@ -133,6 +135,12 @@ def _run_condition(bench: Workbench, condition: Condition, *, attacks_only: bool
     row |= found
     row["seconds"] = time.perf_counter() - started
     return _Result(row, _examples(bench, condition, generations, guesses))
+
+
+def _settings(condition: Condition) -> str | None:
+    """The parameters that a row's name would leave out: "epsilon=5 on=embedding"; None where there are none."""
+    others = [f"{key}={value}" for key, value in condition.parameters.items() if key not in NAMED]
+    return " ".join(others) or None
 
 
 def _accounting(defense: Defense[Any], delta: float) -> Row:

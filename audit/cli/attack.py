@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from audit.records import RunRecord
 
 DEFAULT = ("quick",)
+WITHOUT_PROJECTION = frozenset({"identity", "hidden-states", "santext", "metric-noise"})  # as they come
 
 
 @click.command()
@@ -23,7 +24,7 @@ DEFAULT = ("quick",)
 )  # fmt: skip
 @click.option(
     "--projection", "projections", multiple=True,
-    help="Repeatable.  [default: d128-noise-aware; none for identity]",
+    help="Repeatable.  [default: d128-noise-aware; none for defences that use none]",
 )  # fmt: skip
 @click.option("--model", default="smollm2-135m", show_default=True, help="Default model, folder or hub id.")
 @click.option("--artifacts", default=None, help="Folder of projections.")
@@ -75,7 +76,7 @@ def _experiment(options: dict[str, Any]) -> "Experiment":
     from audit.config import parse_experiment
 
     projections = list(options["projections"])
-    if not projections and options["defense"] not in {"identity", "hidden-states"}:
+    if not projections and options["defense"] not in WITHOUT_PROJECTION:
         projections = ["d128-noise-aware"]
     raw = {
         "name": "attack",
@@ -116,8 +117,7 @@ def _told(record: "RunRecord") -> list[str]:
         sizes = (
             f"{row['attack_tokens']} tokens, {row['attack_documents']} documents, {row['attack_seeds']} draws of coins"
         )
-        epsilon = row.get("epsilon_exact_token")
-        worth = "no guarantee" if epsilon is None else f"exact epsilon {epsilon:.4g} per token"
+        worth = _worth(row)
         lines += [f"{condition(row)}: {worth}; {sizes}, 95 % intervals over documents", _line(_TITLES)]
         names = [key.removeprefix("asr_top1_") for key in row if key.startswith("asr_top1_")]
         names = [name for name in names if not name.endswith(("_low", "_high"))]
@@ -127,12 +127,21 @@ def _told(record: "RunRecord") -> list[str]:
     return lines
 
 
+def _worth(row: Any) -> str:
+    """What is promised, in a few words."""
+    if (epsilon := row.get("epsilon_exact_token")) is not None:
+        return f"exact epsilon {epsilon:.4g} per token"
+    if (rate := row.get("epsilon_per_unit_distance")) is not None:
+        return f"epsilon {rate:g} per unit of distance"
+    return "no guarantee"
+
+
 _TITLES = ("attack", "tokens read", "", "top 10", "content words", "whole prompts", "expected of itself")
 
 
 def _attack_line(row: Any, name: str) -> str:
     if row[f"asr_top1_{name}"] is None:
-        return f"  {name:<18}cannot run: {row.get(f'unavailable_{name}')}"
+        return f"  {name:<28}cannot run: {row.get(f'unavailable_{name}')}"
     low, high = (row.get(f"asr_top1_{name}_{end}") for end in ("low", "high"))
     ends = "" if low is None or high is None else f"[{low:.3f}, {high:.3f}]"
     keys = ("asr_top10", "asr_content", "exact", "posterior_mean")
@@ -142,7 +151,7 @@ def _attack_line(row: Any, name: str) -> str:
 
 
 def _line(cells: tuple[str, ...]) -> str:
-    widths = (18, 13, 18, 9, 15, 15, 0)
+    widths = (28, 13, 18, 9, 15, 15, 0)
     return "  " + "".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 

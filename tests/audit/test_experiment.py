@@ -10,6 +10,7 @@ import pytest
 
 import audit.experiment
 from audit.config import parse_experiment
+from audit.curves import condition
 from audit.experiment import run_experiment
 from audit.records import RunRecord
 from defenses.errors import UserError
@@ -182,3 +183,9 @@ def test_an_output_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         assert done.returncode == 2
         assert "Traceback" not in done.stderr
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_row_is_named_by_what_was_set() -> None:
+    """Parameters other than n, mu and A/c stand in the name, so that two noise levels of any defence are told apart."""
+    assert condition({"defence": "santext", "settings": "epsilon=5"}) == "santext epsilon=5"
+    assert condition({"defence": "del", "projection": "d16", "n": 4, "mu": 2.0, "settings": None}) == "del d16 n=4 mu=2"
