@@ -1,13 +1,14 @@
 """Tokens per CPU-second of the token attacks at V = 49,152, d = 128, against the published cosine loop, in one process.
 
-    python benchmarks/attack.py [--tokens 1024] [--lm]
+    python benchmarks/attack.py [--tokens 1024] [--lm] [--synthetic V]
 
 The loop is the paper's attack as it is written down: for each chunk of positions decode, de-project, and take the
 cosine similarity with every row of the embedding table. Three peers of growing care are timed: torch's
 `cosine_similarity` on broadcast arrays; a matrix product that normalises the table for each chunk; and this project's
 own cosine attack, which normalises it once. Each attack's peak memory is that of a fresh process which holds the
 tables and runs it alone. Ratios, not speeds, are meant to be compared. `--lm` adds the language-model attack on the
-device that the LLM is loaded on, a GPU where there is one.
+device that the LLM is loaded on, a GPU where there is one. `--synthetic` takes a random table of V tokens and needs no
+model.
 """
 
 import argparse
@@ -101,18 +102,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--lm", action="store_true")
+    parser.add_argument("--synthetic", type=int, default=None, metavar="V")
     parser.add_argument("--alone", default=None, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, default=None, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.alone:
         alone(options.alone, options.folder, options.tokens)
         return
-    from defenses.models.llm import load_llm  # noqa: PLC0415 - would count as memory of an attack alone
+    llm = None
+    if options.synthetic is None:
+        from defenses.models.llm import load_llm  # noqa: PLC0415 - would count as memory of an attack alone
 
-    llm = load_llm()
+        llm = load_llm()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        np.save(folder / "table.npy", llm.embedding)
+        random = np.random.default_rng(2).normal(size=(options.synthetic or 1, 576)).astype(np.float32)
+        np.save(folder / "table.npy", random if llm is None else llm.embedding)
         defense, public, victims = setting(folder)
         view = defense.protect(victims[: options.tokens // LENGTH], seeded_rng(0))
         few = defense.protect(victims[:1, :16], seeded_rng(0))
@@ -125,14 +130,16 @@ def main() -> None:
             attack = attacks()[name](defense).fit([], [public])
             rates[name] = speed(lambda one=attack: one.guess(view), size)
         memory = {name: peak(name, folder, options.tokens) for name in ATTACKS}
-    print(f"\nV = 49,152, b = 576, d = 128, n = 4, mu = {MU:g}, {size} tokens, {torch.get_num_threads()} threads\n")
+    vocabulary = defense.assets.vocabulary
+    threads = torch.get_num_threads()
+    print(f"\nV = {vocabulary:,}, b = 576, d = 128, n = 4, mu = {MU:g}, {size} tokens, {threads} threads\n")
     print("| attack | tokens per CPU-second | to the published loop | to one product per prompt | peak memory, GB |")
     print("|---|---|---|---|---|")
     first, second = list(rates.values())[:2]
     for name, rate in rates.items():
         held = f"{memory[name]:.2f}" if name in memory else ""
         print(f"| {name} | {rate:,.0f} | {rate / first:.1f} | {rate / second:.2f} | {held} |")
-    if options.lm:
+    if options.lm and llm is not None:
         language(defense, llm, public, victims)
 
 
