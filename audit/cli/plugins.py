@@ -20,7 +20,12 @@ def plugins(as_json: bool) -> None:
             for name, plugin in defenses().items()
         },
         "attacks": {
-            name: {"knowledge": vars(plugin.knowledge), "about": _first_line(plugin)}
+            name: {
+                "target": plugin.target,
+                "options": {f.name: f.default for f in fields(plugin.Options)},
+                "knowledge": vars(plugin.knowledge),
+                "about": _first_line(plugin),
+            }
             for name, plugin in attacks().items()
         },
     }
@@ -29,8 +34,9 @@ def plugins(as_json: bool) -> None:
         return
     for kind, entries in found.items():
         click.echo(kind)
+        width = max(len(name) for name in entries) + 2
         for name, facts in entries.items():
-            click.echo(f"  {name:<18}{facts['about']}")
+            click.echo(f"  {name:<{width}}{facts['about']}")
 
 
 def _first_line(plugin: type) -> str:
