@@ -124,7 +124,7 @@ class Experiment:
     artifacts: str | None = None
     delta: float = 1e-5
     data: Data = field(default_factory=Data)
-    attacks: tuple[str, ...] = ("prior", "cosine", "map", "hmm")
+    attacks: tuple[str, ...] = ("prior", "cosine", "latent-l2", "map", "hmm")
     attack_seeds: int = 3
     masked_model: str | None = None
     wire_prompts: int = 3
