@@ -20,6 +20,7 @@ from reports.rows import Row, percentage, quantity
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = "os^Dv*P"
 DASHES = ("-", "--", ":", "-.")
+LONG_LEGEND = 7  # entries above which a legend would cover the curves
 BLIND_DASH: Any = (0, (4, 2, 1, 2, 1, 2))
 CEILINGS: dict[str, tuple[str, Any]] = {
     "ceiling_exact": ("the exact curve", (0, (8, 3))),
@@ -154,7 +155,13 @@ def legend_below(picture: Figure, handles: Sequence[Any], columns: int) -> None:
 
 
 def legend(axes: Axes, **options: Any) -> None:
-    """A quiet legend in the axes; names in it are no formulae."""
+    """A quiet legend in the axes, or under them where it is long; names in it are no formulae."""
+    handles, _ = axes.get_legend_handles_labels()
+    picture = axes.get_figure()
+    if len(handles) > LONG_LEGEND and isinstance(picture, Figure):
+        picture.set_size_inches(picture.get_figwidth(), picture.get_figheight() + 0.1 * len(handles))
+        legend_below(picture, handles, columns=2)
+        return
     shown = axes.legend(**{"fontsize": 8.5, "frameon": True, "framealpha": 0.9, "edgecolor": "0.85", **options})
     for text in shown.get_texts():
         text.set_parse_math(False)
