@@ -96,9 +96,9 @@ def _summary(record: "RunRecord") -> None:
     """One line a condition."""
     columns = (
         ("defence", 16), ("n", 3), ("mu", 6), ("epsilon_exact_token", 9), ("perplexity", 11),
-        ("agreement_top1", 9), ("coherence", 9), ("asr_top1_cosine", 8), ("asr_top1_map", 8),
+        ("agreement_top1", 9), ("coherence", 9), ("asr_top1_cosine", 8), ("asr_strongest", 10),
     )  # fmt: skip
-    titles = ("defence", "n", "mu", "exact eps", "perplexity", "agreement", "coherence", "cosine", "map")
+    titles = ("defence", "n", "mu", "exact eps", "perplexity", "agreement", "coherence", "cosine", "strongest")
     click.echo("  ".join(f"{title:>{width}}" for title, (_, width) in zip(titles, columns, strict=True)))
     for row in record.rows:
         click.echo("  ".join(f"{_cell(row.get(key)):>{width}}" for key, width in columns))
