@@ -114,12 +114,12 @@ def test_bytes_are_what_is_said(split: Assets) -> None:
     assert len(pooled.payload) == len(TOKENS) * 4 * 32
 
 
-def test_equal_prompts_are_sent_as_equal_bytes(split: Assets) -> None:
-    """A defence without coins gives each prompt the same bytes, whatever stands beside it in the batch."""
-    first, _, third = (
-        HiddenStates(HiddenStatesConfig(blocks=2), split).protect(TOKENS[[0, 1, 0]], seeded_rng(0)).bodies()
-    )
-    assert first == third
+def test_equal_prompts_are_sent_alike(split: Assets) -> None:
+    """A defence without coins sends equal prompts alike; a batched matrix product may round the last bit otherwise."""
+    bodies = HiddenStates(HiddenStatesConfig(blocks=2), split).protect(TOKENS[[0, 1, 0]], seeded_rng(0)).bodies()
+    first, other, third = (np.frombuffer(body, dtype="<f4") for body in bodies)
+    np.testing.assert_allclose(first, third, atol=1e-5)
+    assert np.abs(first - other).max() > 1e-2
 
 
 def test_the_table_is_each_token_alone(split: Assets) -> None:
