@@ -5,7 +5,7 @@ never made on a victim's tokens, so the success of the chosen attack needs no co
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from defenses.errors import UserError
 from defenses.randomness import seeded_rng
 
 CALIBRATION_TOKENS = 1024  # of the adversary's own text, on which attacks compete
-LEAST_SHARE = 5  # at most a fifth of that text is kept back for it
+HELD_BACK = 5  # at most a fifth of that text is kept back for it
 REFERENCE, BLIND = "cosine", "prior"
 BRIEF = ("asr_top1", "asr_top10", "advantage", "posterior_mean", "posterior_gap")
 
@@ -105,7 +105,7 @@ def hold_back(auxiliary: Tokens) -> tuple[Tokens, Tokens]:
     """
     if len(auxiliary) < 2:
         raise UserError("the adversary has too little public text: give more, or shorten the prompts")
-    kept = max(1, min(-(-CALIBRATION_TOKENS // auxiliary.shape[1]), len(auxiliary) // LEAST_SHARE))
+    kept = max(1, min(-(-CALIBRATION_TOKENS // auxiliary.shape[1]), len(auxiliary) // HELD_BACK))
     return auxiliary[:-kept], auxiliary[-kept:]
 
 
@@ -156,9 +156,11 @@ def figures(inversion: Inversion, prompts: Prompts, *, full: bool = False) -> Ro
         full: Every figure of `recover`, and paired comparisons with the paper's attack; else the most important ones.
     """
     prior = inversion.guesses.get(BLIND)
+    # Text and kinds are costly to score, and a brief row has no column of them.
+    told_of = prompts if full else replace(prompts, decode=None, kinds=None)
     found: Row = {"attack_seeds": len(next(iter(inversion.guesses.values()), ()))}
     for label, guesses in inversion.guesses.items():
-        columns = recover(label, guesses, prompts, prior)
+        columns = recover(label, guesses, told_of, prior)
         found |= columns if full else {key: value for key, value in columns.items() if key.startswith(BRIEF)}
         found[f"knowledge_{label}"] = told(inversion.knowledge[label])
     for label, reason in inversion.unavailable.items():
