@@ -67,8 +67,8 @@ class Adapted:
     """Frequencies of the traffic, and what they make of each position.
 
     Attributes:
-        weights: Posterior of each position's candidates given its view and the other folds, (n, K).
-        rest: Posterior of all other tokens together, (n,).
+        weights: Posterior of each position's candidates given its view and the other folds, (n, K); what a row lacks to
+            one is that of all other tokens.
         laws: The law of a token that each fold is judged under, (F, V).
         fold: The fold of each position, (n,).
         evidence: Mean log probability that the other folds give to a view, up to a constant.
@@ -76,7 +76,6 @@ class Adapted:
     """
 
     weights: Float64
-    rest: Float64
     laws: Float64
     fold: NDArray[np.int64]
     evidence: float
@@ -138,4 +137,4 @@ def _judged(shortlist: Shortlist, laws: Float64, fold: NDArray[np.int64], shares
     """The posterior of every position under its fold's law."""
     joint, rest = shortlist.likelihood * laws[fold[:, None], shortlist.tokens], shortlist.rest * shares[fold]
     total = joint.sum(axis=1) + rest
-    return Adapted(joint / total[:, None], rest / total, laws, fold, float(np.log(total).mean()), strength)
+    return Adapted(joint / total[:, None], laws, fold, float(np.log(total).mean()), strength)

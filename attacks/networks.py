@@ -115,6 +115,15 @@ class Text:
             raise Unavailable("a trained adversary needs public text of at least two prompts of one length")
         return cls(tuple(tokens[:keep] for tokens, keep in zip(arrays, kept, strict=True)), held_out)
 
+    def judged_apart(self) -> tuple[Self, tuple[Tokens, ...]]:
+        """The same text with every second held-out prompt, and the other ones, which have no part in any choice.
+
+        Where an array holds out a single prompt, both parts have it.
+        """
+        first = tuple(tokens[::2] for tokens in self.held_out)
+        second = tuple(tokens[1::2] if len(tokens) > 1 else tokens for tokens in self.held_out)
+        return type(self)(self.train, first), second
+
     def halved(self) -> Self:
         """The same text with each training array cut in two: halves at even places, the others at odd ones."""
         halves = (half for tokens in self.train for half in np.array_split(tokens, 2))

@@ -90,7 +90,3 @@ class Bigram:
     def block(self, before: Tokens, after: Tokens) -> Float64:
         """`seen` between candidates before (K,) and after (L,): dense, (K, L)."""
         return np.asarray(self.seen[before][:, after].toarray())
-
-    def row(self, before: int) -> Float64:
-        """P(. | before) over the whole vocabulary, (V,)."""
-        return np.asarray(self.seen[[before]].toarray()[0] + self.spare[before] * self.unigram, dtype=np.float64)

@@ -123,7 +123,8 @@ class Learned(Attack):
 
         if views and len(views) != len(secrets):
             raise ValueError(f"{len(views)} views for {len(secrets)} arrays of tokens")
-        text, options = Text.split(secrets).halved(), self.options
+        text, judged_on = Text.split(secrets).judged_apart()
+        text, options = text.halved(), self.options
         rng = seeded_rng(self.tools.seed, self.name, self.defense.name)
         held_out = [(self._latents(tokens, rng), tokens) for tokens in text.held_out]
         self._bigram = Bigram.of(text.train, self.defense.assets.vocabulary)
@@ -141,7 +142,7 @@ class Learned(Attack):
             )
         losses = [self._held_out_loss(held_out, temperature) for temperature in TEMPERATURES]
         self._temperature = TEMPERATURES[int(np.argmin(losses))]
-        self._calibrated = self._is_calibrated(held_out)
+        self._calibrated = self._is_calibrated([(self._latents(tokens, rng), tokens) for tokens in judged_on])
         return self
 
     def guess(self, view: View) -> Guess:

@@ -87,9 +87,9 @@ def test_few_prompts_leave_the_public_law() -> None:
 
 
 def test_what_is_off_the_list_keeps_its_share() -> None:
-    """A short list gives the same posteriors as a long one, with the remainder in `rest`."""
+    """A short list gives the same posteriors as a long one, and lacks what the others have."""
     _, likelihood = traffic(1.0, 2, 7)
     short, long = shortlist(likelihood, TRUE, size=5), shortlist(likelihood, TRUE, size=V)
     few, all_of_them = public(short, TRUE), public(long, TRUE)
     np.testing.assert_allclose(few.weights, all_of_them.weights[:, :5], atol=1e-5)
-    np.testing.assert_allclose(few.rest, all_of_them.weights[:, 5:].sum(axis=1), atol=1e-5)
+    np.testing.assert_allclose(1 - few.weights.sum(axis=1), all_of_them.weights[:, 5:].sum(axis=1), atol=1e-5)

@@ -17,6 +17,11 @@ from defenses.randomness import seeded_rng
 V, D, T = 8, 2, 3
 
 
+def bigram_row(bigram: Bigram, before: int) -> np.ndarray:
+    """P(. | before) over the whole vocabulary, (V,)."""
+    return bigram.seen[[before]].toarray()[0] + bigram.spare[before] * bigram.unigram
+
+
 def small() -> Del:
     """A vocabulary of eight tokens with latents in the plane."""
     rng = np.random.default_rng(2)
@@ -40,7 +45,7 @@ def enumerated(defense: Del, counts: np.ndarray, bigram: Bigram) -> np.ndarray:
     """P(token at t | all counts) by summing over all V^T texts, (T, V), in float64."""
     p = defense.quantizer.probability(defense.latent_table())
     likelihood = np.exp(binom.logpmf(counts[:, None, :], defense.quantizer.trials, p[None]).sum(-1))
-    rows = np.stack([bigram.row(token) for token in range(V)])
+    rows = np.stack([bigram_row(bigram, token) for token in range(V)])
     found = np.zeros((T, V))
     for text in itertools.product(range(V), repeat=T):
         weight = bigram.unigram[text[0]] * np.prod([rows[a, b] for a, b in itertools.pairwise(text)])

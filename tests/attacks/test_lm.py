@@ -187,7 +187,7 @@ def test_evidence_is_the_hidden_markov_chain_by_enumeration(small: Del, monkeypa
     adversary = attack(small, Chain(dirichlet(8, 1)), auxiliary, traffic=False)
     known = adversary._prompts(view)(0)
     bigram = Bigram.of([auxiliary], 8)
-    pairs = np.log(np.stack([bigram.row(v) for v in range(8)]))
+    pairs = np.log(np.stack([bigram.seen[[v]].toarray()[0] + bigram.spare[v] * bigram.unigram for v in range(8)]))
     law = small.log_likelihood(view)[0].astype(np.float64)
     texts = np.array(list(product(range(8), repeat=3)))
     prior = np.log(bigram.unigram)[texts[:, 0]] + pairs[texts[:, 0], texts[:, 1]] + pairs[texts[:, 1], texts[:, 2]]
