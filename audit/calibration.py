@@ -255,7 +255,4 @@ def _halves(victims: Pairs) -> tuple[Pairs, Pairs]:
     if len(documents) < 4:
         raise UserError(f"calibration needs at least 4 documents, there are {len(documents)}: give more text")
     even = place % 2 == 0
-    first, second = (
-        Pairs(victims.prefix[keep], victims.continuation[keep], victims.clusters[keep]) for keep in (even, ~even)
-    )
-    return first, second
+    return victims.part(even), victims.part(~even)

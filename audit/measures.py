@@ -25,16 +25,29 @@ BATCH = 16
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Windows cut into prefix (N, P) and continuation (N, S), with the document of each window (N,)."""
+    """Windows cut into prefix and continuation.
+
+    Attributes:
+        prefix: Shape (N, P).
+        continuation: Shape (N, S).
+        clusters: The document of each window, (N,).
+        entities: Which prefix tokens hold a private value, (N, P), where the data say so.
+    """
 
     prefix: Tokens
     continuation: Tokens
     clusters: NDArray[np.int64]
+    entities: NDArray[np.bool_] | None = None
 
     @property
     def n(self) -> int:
         """N, the number of windows."""
         return len(self.prefix)
+
+    def part(self, kept: NDArray[np.bool_]) -> "Pairs":
+        """The windows where `kept` (N,) is true."""
+        entities = None if self.entities is None else self.entities[kept]
+        return Pairs(self.prefix[kept], self.continuation[kept], self.clusters[kept], entities)
 
 
 @dataclass(frozen=True, eq=False)

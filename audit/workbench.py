@@ -12,7 +12,7 @@ from attacks.base import LanguageModel, Tools
 from audit.config import EMBEDDED, Condition, Experiment
 from audit.measures import Pairs, Scores, continuations, score
 from audit.recovery import Prompts
-from audit.token_kinds import token_kinds
+from audit.token_kinds import entity_positions, token_kinds
 from audit.wire_measure import measure_wire
 from defenses.base import Assets, Defense, Float32, Tokens
 from defenses.data.text import digest, windows
@@ -77,7 +77,17 @@ class Workbench:
         """The prompts that are attacked: enough of them for the asked number of tokens."""
         data = self.experiment.data
         count = -(-data.attack_tokens // data.prefix_tokens)
-        return _cut(self.corpus, count, data.prefix_tokens)
+        victims = _cut(self.corpus, count, data.prefix_tokens)
+        if data.source != EMBEDDED or not self.llm.tokenizer.is_fast:
+            return victims
+        return replace(victims, entities=_cut(self._private, count, data.prefix_tokens).prefix.astype(np.bool_))
+
+    @cached_property
+    def _private(self) -> Corpus:
+        """Which tokens of the embedded prompts hold a private value, as windows that stand where the corpus's do."""
+        spans = [entity_positions(prompt, self.llm.tokenizer) for prompt in make_workload(seed=self.experiment.seed)]
+        rows, owner = windows([span.astype(np.int64) for span in spans], self.experiment.data.length)
+        return Corpus(rows, owner, ())
 
     @cached_property
     def auxiliary(self) -> Corpus:
@@ -133,7 +143,7 @@ class Workbench:
             victims.prefix,
             victims.clusters,
             decode=lambda row: str(tokenizer.decode(row)),
-            kinds=token_kinds(victims.prefix, tokenizer),
+            kinds=token_kinds(victims.prefix, tokenizer, victims.entities),
             seed=self.experiment.seed,
         )
 

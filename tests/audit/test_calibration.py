@@ -3,11 +3,13 @@
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
 from audit.calibration import _halves, calibrate_asr
 from audit.config import parse_experiment
 from audit.workbench import Workbench
+from defenses.data.workload import make_workload
 from defenses.errors import UserError
 from defenses.privacy.binomial import StochasticQuantizationProfile
 
@@ -66,6 +68,26 @@ def test_a_target_below_the_blind_guess_counts_from_it(bench: Workbench) -> None
     assert session.blind >= 0.05
     assert strong.above_blind
     assert strong.goal == pytest.approx(session.blind + 0.05)
+
+
+def test_private_values_are_known_where_the_package_wrote_them(bench: Workbench) -> None:
+    """On the embedded workload names are true spans, token for token those of each prompt, in both halves."""
+    victims = bench.attacked
+    assert victims.entities is not None
+    kinds = bench.prompts(victims).kinds
+    assert kinds is not None
+    assert kinds.names_are == "entity spans"
+    workload = {prompt.user: [] for prompt in make_workload(seed=0)}
+    for prompt in make_workload(seed=0):
+        workload[prompt.user].append(prompt)
+    for row, mask, user in list(zip(victims.prefix, victims.entities, victims.clusters, strict=True))[:20]:
+        text = bench.llm.tokenizer.decode(row)
+        prompt = next(one for one in workload[user] if text in one.text)
+        start = prompt.text.index(text)
+        inside = [any(s.start <= start + i < s.end for s in prompt.spans) for i in range(len(row))]  # a byte a token
+        np.testing.assert_array_equal(mask, inside)
+    halves = _halves(victims)
+    assert sum(int(half.entities.sum()) for half in halves if half.entities is not None) == victims.entities.sum()
 
 
 def test_a_higher_target_needs_less_noise(bench: Workbench) -> None:
