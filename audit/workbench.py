@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from attacks.base import LanguageModel, Tools
 from audit.config import EMBEDDED, Condition, Experiment
@@ -147,11 +148,20 @@ class Workbench:
             seed=self.experiment.seed,
         )
 
+    @cached_property
+    def _frequencies(self) -> NDArray[np.float64]:
+        """Frequencies of the public text's tokens, half a count added to each of them (Krichevsky, Trofimov 1981)."""
+        counts = np.bincount(self.auxiliary.windows.ravel(), minlength=len(self.llm.embedding)) + 0.5
+        return np.asarray(counts / counts.sum())
+
     def assets(self, projection: str | None) -> Assets:
         """Public assets with one projection."""
         if projection not in self._assets:
             model, fingerprint = self.experiment.model, self.llm.fingerprint
-            base = Assets(self.llm.embedding, None, model, hidden_states(self.llm))
+            base = Assets(
+                self.llm.embedding, None, model, hidden_states(self.llm),
+                lambda token: str(self.llm.tokenizer.decode([token])), self._frequencies,
+            )  # fmt: skip
             if projection is not None:
                 base = replace(base, projection=find_projection(model, fingerprint, projection, self._root))
             self._assets[projection] = base

@@ -5,7 +5,7 @@ Everything at these borders is numpy: a client runs without torch, and an attack
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar, Generic, TypeVar
@@ -120,12 +120,17 @@ class Assets:
         model: The LLM's name, for records.
         hidden: Hidden states of the public model: (tokens (B, T), k) -> what block k + 1 reads, (B, T, h), for the
             defences that split after k blocks.
+        text: The text of one token id, for the defences whose rules are about words.
+        frequencies: Public token frequencies, shape (V,), all above 0, sum 1: counted on public text by whoever makes
+            the assets. None where there is no such text.
     """
 
     embedding: Float32
     projection: Projection | None = None
     model: str = "unnamed"
     hidden: Callable[[Tokens, int], Float32] | None = None
+    text: Callable[[int], str] | None = None
+    frequencies: NDArray[np.float64] | None = None
 
     def needed_projection(self) -> Projection:
         """The projection, for a defence that cannot do without one.
@@ -153,6 +158,9 @@ class LikelihoodUnavailable(Unavailable):
 
 ConfigT = TypeVar("ConfigT")
 
+Writer = Callable[[Sequence[str], int], list[str]]
+"""A language model as a function: texts and a number of tokens -> how each text goes on, at most that long."""
+
 
 class Defense(ABC, Generic[ConfigT]):
     """A defence: tokens (B, T) -> protect -> View -> restore -> embeddings (B, T, b) for the server's LLM.
@@ -165,6 +173,12 @@ class Defense(ABC, Generic[ConfigT]):
     Config: ClassVar[type]
     entry_block: int = 0
     """How many blocks of the LLM the client runs itself: `restore` gives what block entry_block + 1 reads."""
+    privacy_parameter: ClassVar[str | None] = None
+    """The Config field that sets how much is hidden, the larger the less, as epsilon does; None where none does."""
+    parameter_range: ClassVar[tuple[float, float]] = (1e-2, 1e4)
+    """Where that parameter is searched, from next to nothing to next to everything read."""
+    has_local_model: ClassVar[bool] = False
+    """Whether the client makes the final answer with a language model of its own, in `finish`."""
 
     def __init__(self, config: ConfigT, assets: Assets) -> None:
         self.config = config
@@ -179,6 +193,14 @@ class Defense(ABC, Generic[ConfigT]):
     def profile(self) -> PrivacyProfile | None:
         """The exact (or bounding) privacy profile of one token; None where nothing is promised."""
 
+    def worst_case(self) -> PrivacyProfile | None:
+        """The profile of those two tokens of this vocabulary that are easiest to tell apart.
+
+        It makes defences comparable: here it is `profile()`; a guarantee per unit of distance is taken at the table's
+        diameter. None where no finite guarantee holds for every two tokens, whatever else is claimed.
+        """
+        return self.profile()
+
     @abstractmethod
     def protect(self, tokens: Tokens, rng: np.random.Generator) -> View:
         """What the client sends for tokens (B, T). Only `rng` may add randomness."""
@@ -189,6 +211,20 @@ class Defense(ABC, Generic[ConfigT]):
 
         A defence that sends hidden states gives those, and one vector a prompt, (B, 1, h), where it pools them.
         """
+
+    def finish(self, prompts: Sequence[str], answers: Sequence[str], write: Writer, tokens: int) -> list[str]:  # noqa: ARG002 - for those that have one
+        """What the client makes of the server's answers with its own prompts and a local model.
+
+        Args:
+            prompts: The private prompts, P texts.
+            answers: What the server wrote behind each view.
+            write: The local model.
+            tokens: How many tokens the final answer may have.
+
+        Returns:
+            P texts. Here: the answers as they came.
+        """
+        return list(answers)
 
     def latents(self, view: View) -> Float32:
         """The noisy vectors as they were sent, before any decoder: (B, T, m). Here: the restored embeddings."""

@@ -5,7 +5,7 @@ Symbols: N views of one token, V tokens, m coordinates of what is sent.
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,23 @@ class Distances:
             gaps = points[i] - self._rows[j]
             found[i, j] = np.einsum("nm,nm->n", gaps, gaps)
         return np.asarray(found, dtype=np.float32)
+
+    @cached_property
+    def diameter(self) -> float:
+        """The largest distance between two rows.
+
+        Rows are taken from the outside in: once the two next ones, each at its distance from the mean, could not beat
+        the best pair by the triangle inequality, no later pair can.
+        """
+        radii = np.sqrt(self._norms.astype(np.float64))
+        order = np.argsort(-radii, kind="stable")
+        best, step = 0.0, max(1, _CELLS // max(1, len(order)))
+        for start in range(0, len(order), step):
+            rows = order[start : start + step]
+            if radii[rows[0]] + radii[order[0]] <= best:
+                break
+            best = max(best, float(np.sqrt(self.squared(self.table[rows]).max())))
+        return best
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Literal, TypeVar, get_args
 
 import numpy as np
 
-from defenses.base import Defense, Float32, Tokens, View
+from defenses.base import Assets, Defense, Float32, Tokens, View
 from defenses.errors import UserError
 
 Space = Literal["latents", "embedding"]
@@ -67,13 +67,22 @@ class NoisyVectors(Defense[ConfigT]):
 
     def encoded(self) -> Float32:
         """The vector of every token as the space has it, (V, m)."""
-        if self.config.on == "embedding":
-            return self.assets.embedding
-        return np.asarray(self.assets.embedding @ self.assets.needed_projection().encoder.T, dtype=np.float32)
+        return space_table(self.assets, self.config.on)
 
     @abstractmethod
     def noise(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
         """Noise for vectors of shape (B, T, m); zero where it is turned off."""
+
+
+def space_table(assets: Assets, on: Space) -> Float32:
+    """The vector of every token in one space, (V, m), without clip or noise.
+
+    Raises:
+        UserError: there is no projection to make latents with.
+    """
+    if on == "embedding":
+        return assets.embedding
+    return np.asarray(assets.embedding @ assets.needed_projection().encoder.T, dtype=np.float32)
 
 
 def check_scale(scale: float, what: str) -> None:

@@ -62,6 +62,7 @@ class Gaussian(NoisyVectors[GaussianConfig]):
 
     name = "gaussian"
     Config = GaussianConfig
+    privacy_parameter = "mu"
 
     def __init__(self, config: GaussianConfig, assets: Assets) -> None:
         super().__init__(config, assets)

@@ -10,7 +10,7 @@ an audit refutes the spherical one's claim for it. Here it claims nothing.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy as np
 from defenses.base import NO_CLAIM, Assets, Claim, Float32, LikelihoodUnavailable, View
 from defenses.errors import UserError
 from defenses.likelihood import CoordinateRadius, Distances
-from defenses.noisy_vectors import NoisyVectors, Space, VectorConfig, check_scale
+from defenses.noisy_vectors import NoisyVectors, Space, VectorConfig, check_scale, space_table
 from defenses.privacy.metric import MetricProfile
 from defenses.privacy.profile import PrivacyProfile
 
@@ -52,6 +52,7 @@ class MetricNoise(NoisyVectors[MetricNoiseConfig]):
 
     name = "metric-noise"
     Config = MetricNoiseConfig
+    privacy_parameter = "eta"
 
     def __init__(self, config: MetricNoiseConfig, assets: Assets) -> None:
         super().__init__(config, assets)
@@ -74,6 +75,10 @@ class MetricNoise(NoisyVectors[MetricNoiseConfig]):
     def profile(self) -> PrivacyProfile | None:
         """The exact profile of two tokens at distance 1; None where nothing is claimed."""
         return self.profile_at(1.0) if self._claims else None
+
+    def worst_case(self) -> PrivacyProfile | None:
+        """The profile at the diameter of the table, under the spherical law."""
+        return self.profile_at(_distances(self.assets, self.config.on).diameter) if self._claims else None
 
     def profile_at(self, distance: float) -> PrivacyProfile:
         """The exact profile of two tokens this far apart, under the spherical law.
@@ -113,14 +118,20 @@ class MetricNoise(NoisyVectors[MetricNoiseConfig]):
             found *= np.float32(-eta)
         return found.reshape(*view.shape, -1)
 
-    @cached_property
+    @property
     def _distances(self) -> Distances:
         """To the vector of every token."""
-        return Distances(self.clear)
+        return _distances(self.assets, self.config.on)
 
     @property
     def _claims(self) -> bool:
         return self.config.radius == "spherical" and np.isfinite(self.config.eta)
+
+
+@lru_cache(maxsize=2)
+def _distances(assets: Assets, on: Space) -> Distances:
+    """To the vectors of one space; a sweep over eta prepares them once."""
+    return Distances(space_table(assets, on))
 
 
 DEFENSE = MetricNoise

@@ -13,10 +13,11 @@ from functools import lru_cache
 import numpy as np
 from tqdm import tqdm
 
-from defenses.base import NO_CLAIM, Assets, Claim, Defense, Float32, LikelihoodUnavailable, Tokens, View
+from defenses.base import NO_CLAIM, Assets, Claim, Float32, LikelihoodUnavailable, Tokens, View
 from defenses.errors import UserError
 from defenses.likelihood import Distances
 from defenses.privacy.exponential import ExponentialMechanismProfile
+from defenses.sent_text import SentText
 
 _CELLS = 1 << 23  # distances at a time: 32 MiB of float32 and a few copies
 _QUIET = 1 << 12  # tokens; the sums over a vocabulary above it show their progress
@@ -41,21 +42,26 @@ class SanTextConfig:
             raise UserError(f"santext: outputs must be at least 2 tokens, not {self.outputs}")
 
 
-class SanText(Defense[SanTextConfig]):
-    """Token ids, little-endian, 2 bytes each where the vocabulary fits, else 4.
+class SanText(SentText[SanTextConfig]):
+    """Token ids drawn by their distance.
 
     Distances are good to 1e-5 of themselves, and so is the epsilon that holds between two tokens.
     """
 
     name = "santext"
     Config = SanTextConfig
+    privacy_parameter = "epsilon"
 
     def __init__(self, config: SanTextConfig, assets: Assets) -> None:
         super().__init__(config, assets)
         if config.outputs is not None and config.outputs > assets.vocabulary:
             raise UserError(f"santext: outputs = {config.outputs}, the vocabulary has {assets.vocabulary} tokens")
-        self._dtype = "<u2" if assets.vocabulary <= 1 << 16 else "<u4"
         self._count = config.outputs or assets.vocabulary
+
+    @property
+    def sendable(self) -> int:
+        """The public list is the first so many ids."""
+        return self._count
 
     @property
     def claim(self) -> Claim:
@@ -74,6 +80,10 @@ class SanText(Defense[SanTextConfig]):
         """Of two tokens at distance 1; None without noise."""
         return None if np.isinf(self.config.epsilon) else self.profile_at(1.0)
 
+    def worst_case(self) -> ExponentialMechanismProfile | None:
+        """The profile at the diameter of the table; None without noise."""
+        return None if np.isinf(self.config.epsilon) else self.profile_at(_distances(self.assets, None).diameter)
+
     def profile_at(self, distance: float) -> ExponentialMechanismProfile:
         """The worst case of mechanisms whose losses have a range of epsilon times this distance.
 
@@ -82,7 +92,7 @@ class SanText(Defense[SanTextConfig]):
         """
         return ExponentialMechanismProfile(self.config.epsilon * distance)
 
-    def protect(self, tokens: Tokens, rng: np.random.Generator) -> View:
+    def replace(self, tokens: Tokens, rng: np.random.Generator) -> Tokens:
         """Replaced token ids of tokens (B, T), by inversion of each token's distribution function."""
         sent = tokens
         if np.isfinite(self.config.epsilon):
@@ -93,22 +103,7 @@ class SanText(Defense[SanTextConfig]):
                 at = tokens == token
                 places = np.searchsorted(cumulative, points[at] * cumulative[-1], side="right")
                 sent[at] = np.minimum(places, len(row) - 1)  # a product may round up to the whole sum
-        return View(sent.astype(self._dtype).tobytes(), (tokens.shape[0], tokens.shape[1]))
-
-    def restore(self, view: View) -> Float32:
-        """The embeddings of what was sent, (B, T, b)."""
-        return self.assets.embedding[self.sent_tokens(view)]
-
-    def sent_tokens(self, view: View) -> Tokens:
-        """The token ids that were sent, (B, T).
-
-        Raises:
-            UserError: a token is none of the vocabulary's.
-        """
-        found = np.frombuffer(view.payload, dtype=self._dtype).reshape(view.shape).astype(np.int64)
-        if found.size and found.max() >= self._count:
-            raise UserError(f"santext: token {found.max()} was sent, only those below {self._count} may be")
-        return found
+        return sent
 
     def log_likelihood(self, view: View) -> Float32:
         """Log P(sent | token) = -epsilon d / 2 - log Z(token), (B, T, V): the context-free reverse table's columns.

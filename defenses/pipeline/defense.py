@@ -55,6 +55,8 @@ class Del(Defense[DelConfig]):
 
     name = "del"
     Config = DelConfig
+    privacy_parameter = "mu"
+    parameter_range = (1e-2, 2e3)
 
     def __init__(self, config: DelConfig, assets: Assets) -> None:
         super().__init__(config, assets)

@@ -1,6 +1,7 @@
 """The contract that every defence inherits: a plug-in dropped into place is tested here without a line of its own."""
 
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,35 @@ def test_a_defence_that_claims_something_has_a_profile_and_uses_its_coins(defens
         assert 0 <= profile.delta(1.0) <= 1
         payloads = {defense.protect(TOKENS, seeded_rng(seed, "contract")).payload for seed in range(2)}
         assert len(payloads) == 2
+
+
+def test_a_promise_can_be_compared_and_turned(defense: Defense[Any]) -> None:
+    """What holds for the two worst tokens is a profile, or nothing; whoever promises says which parameter sets it."""
+    worst = defense.worst_case()
+    assert worst is None or isinstance(worst, PrivacyProfile)
+    if defense.claim.kind == "none":
+        assert worst is None
+    else:
+        assert defense.privacy_parameter in {field.name for field in dataclasses.fields(defense.config)}
+
+
+def test_more_of_the_privacy_parameter_hides_less(defense: Defense[Any]) -> None:
+    """Along its range, epsilon over the two worst tokens does not fall; its ends are valid settings."""
+    if defense.privacy_parameter is None:
+        return
+    least, most = defense.parameter_range
+    found = []
+    for value in np.geomspace(least, most, 4):
+        worst = type(defense)(type(defense.config)(**{defense.privacy_parameter: float(value)}), defense.assets)
+        profile = worst.worst_case()
+        found.append(np.inf if profile is None else profile.epsilon(1e-5))
+    assert all(later >= earlier for earlier, later in itertools.pairwise(found))
+
+
+def test_a_client_without_a_model_hands_answers_on(defense: Defense[Any]) -> None:
+    """Only a defence with a local model touches the server's answers."""
+    if not defense.has_local_model:
+        assert defense.finish(["a"], ["b"], lambda texts, _: list(texts), 4) == ["b"]
 
 
 def test_prompts_are_protected_independently(defense: Defense[Any]) -> None:

@@ -116,3 +116,14 @@ def test_the_table_and_the_normal_law_agree_where_they_meet() -> None:
     gaps = [scores[:, :, None] - scores[:, None] for scores in (exact, normal)]
     clear = np.abs(gaps[0]) > 0.5
     assert (np.sign(gaps[0]) == np.sign(gaps[1]))[clear].mean() > 0.98
+
+
+def test_diameter_is_the_largest_distance() -> None:
+    """Against all pairs, with one far outlier, with equal rows, and where pruning cannot help (all on a sphere)."""
+    rng = np.random.default_rng(3)
+    cloud = rng.normal(size=(300, 5)).astype(np.float32)
+    outlier = np.concatenate([cloud, np.full((1, 5), 50, dtype=np.float32)])
+    sphere = cloud / np.linalg.norm(cloud, axis=1, keepdims=True)
+    for table in (cloud, outlier, sphere, np.ones((4, 5), dtype=np.float32)):
+        gaps = np.linalg.norm(table[:, None] - table[None], axis=-1)
+        assert Distances(table).diameter == pytest.approx(gaps.max(), rel=1e-5)
