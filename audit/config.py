@@ -26,7 +26,7 @@ class Data:
         prefix_tokens: P, the private prompt's length.
         continuation_tokens: S, the true continuation's length.
         windows: How many (prefix, continuation) pairs are scored.
-        generations: How many of them are generated from, for coherence.
+        generations: How many of them are generated from, for coherence; from 50 on also for MAUVE.
         attack_tokens: How many prompt tokens are attacked (the paper: 2,000).
         show_text: Put a few prompts of `source` into the record; say so for public text only. The embedded
             workload's are always shown.
@@ -108,6 +108,8 @@ class Experiment:
         grids: The conditions.
         attacks: Attack plug-ins to run on each condition, with options as in "resend:sends=16"; "quick" or "all".
         attack_seeds: How often the attacked prompts are protected anew.
+        utility_seeds: How often the scored prompts are protected anew.
+        local_model: Language model of the clients that have one, a folder or hub id; None takes the LLM itself.
         masked_model: Masked language model of the attack masked-lm, a folder or hub id; None takes the LLM itself.
         wire_prompts: Prompts sent over a real socket at each (n, projection) of DEL, to count bytes and time.
         prompt_on_clean: Also score each soft prompt on the undefended input: how much of its gain is domain
@@ -126,6 +128,8 @@ class Experiment:
     data: Data = field(default_factory=Data)
     attacks: tuple[str, ...] = ("prior", "cosine", "latent-l2", "map", "hmm")
     attack_seeds: int = 3
+    utility_seeds: int = 1
+    local_model: str | None = None
     masked_model: str | None = None
     wire_prompts: int = 3
     prompt_on_clean: bool = False
@@ -134,8 +138,9 @@ class Experiment:
     def __post_init__(self) -> None:
         if not 0 < self.delta < 1:
             raise UserError(f"delta must be in (0, 1), not {self.delta}")
-        if self.attack_seeds < 1:
-            raise UserError(f"attack_seeds must be at least 1, not {self.attack_seeds}")
+        for name in ("attack_seeds", "utility_seeds"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not self.grids:
             raise UserError("an experiment needs at least one [[grids]] table")
 

@@ -19,17 +19,9 @@ from audit.accounting import account
 from audit.adversaries import token_adversaries
 from audit.config import EMBEDDED, Condition, Experiment
 from audit.inversion import ceilings, figures, invert
-from audit.measures import (
-    agreement,
-    coherence,
-    continuations,
-    perplexity,
-    perplexity_ratio,
-    restored_prefixes,
-    score,
-)
 from audit.provenance import code_digest
 from audit.records import RunRecord, new_record
+from audit.utility import utility
 from audit.workbench import Workbench
 from defenses.base import Defense, Tokens
 from defenses.pipeline.defense import Del
@@ -129,8 +121,8 @@ def _run_condition(bench: Workbench, condition: Condition, *, attacks_only: bool
     row |= _accounting(defense, bench.experiment.delta)
     generations: list[str] = []
     if not attacks_only:
-        utility, generations = _utility(bench, condition, defense, row)
-        row |= utility | _wire(bench, condition, defense)
+        figures_of_use, generations = utility(bench, condition, defense, row)
+        row |= figures_of_use | _wire(bench, condition, defense)
     found, guesses = _attacks(bench, defense, full=attacks_only)
     row |= found
     row["seconds"] = time.perf_counter() - started
@@ -168,36 +160,6 @@ def _accounting(defense: Defense[Any], delta: float) -> Row:
             "vacuous_reason": report.vacuous_reason,
         }
     return found
-
-
-def _utility(
-    bench: Workbench,
-    condition: Condition,
-    defense: Defense[Any],
-    row: Mapping[str, Any],
-) -> tuple[Row, list[str]]:
-    """Perplexity with and without the soft prompt, agreement, coherence; and the generations."""
-    if defense.entry_block:
-        return {"utility_note": f"not measured: the client runs {defense.entry_block} blocks itself"}, []
-    data, seed, pairs = bench.experiment.data, bench.experiment.seed, bench.pairs
-    _, restored = restored_prefixes(defense, pairs.prefix, seed, "utility", condition.label)
-    name, vectors = bench.prompt(condition, float(row.get("mu", np.inf)), int(row.get("n", 0)))
-    bare = score(bench.llm, pairs, restored, None)
-    used = bare if vectors is None else score(bench.llm, pairs, restored, vectors)
-    found: Row = {"windows": pairs.n, "documents": len(np.unique(pairs.clusters)), "prompt_name": name}
-    found |= perplexity("perplexity", used, pairs, seed)
-    found |= perplexity("perplexity_without_prompt", bare, pairs, seed)
-    if vectors is not None:
-        found |= perplexity_ratio("prompt_gain", used, bare, pairs, seed)
-        if bench.experiment.prompt_on_clean:
-            on_clean = score(bench.llm, pairs, bench.clean_prefixes, vectors)
-            found |= perplexity_ratio("prompt_gain_on_clean", on_clean, bench.clean, pairs, seed)
-    found |= perplexity_ratio("perplexity_over_clean", used, bench.clean, pairs, seed)
-    found |= agreement("agreement_top1", used, bench.clean, pairs, seed)
-    count = len(bench.truths)
-    texts = continuations(bench.llm, restored[:count], vectors, data.continuation_tokens)
-    found |= coherence(bench.encoder, texts, bench.truths, pairs.clusters[:count], seed)
-    return found, texts
 
 
 def _attacks(bench: Workbench, defense: Defense[Any], *, full: bool) -> tuple[Row, dict[str, Tokens]]:

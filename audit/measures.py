@@ -6,14 +6,13 @@ embedding table. Sums are kept per document (or user), the unit that was drawn i
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from audit.intervals import Interval, cluster_bootstrap, paired_cluster_bootstrap
-from defenses.base import Defense, Float32, Tokens, View
+from defenses.base import Float32, Tokens
 from defenses.models.encoder import SentenceEncoder
 from defenses.models.llm import LLM
 from defenses.pipeline.generation import generate
@@ -77,12 +76,6 @@ def score(llm: LLM, pairs: Pairs, restored: Float32, prompt: torch.Tensor | None
     return Scores(np.concatenate(nll), np.concatenate(top1))
 
 
-def restored_prefixes(defense: Defense[Any], prefix: Tokens, seed: int, *stream: str | int) -> tuple[View, Float32]:
-    """Protect prefixes (N, P) with seeded coins and restore them: the view and its embeddings (N, P, b)."""
-    view = defense.protect(prefix, seeded_rng(seed, *stream))
-    return view, defense.restore(view)
-
-
 def figure(name: str, value: float, interval: Interval | None) -> dict[str, float | None]:
     """The three columns of a figure in a row: name, name_low, name_high."""
     ends = (None, None) if interval is None else (interval.low, interval.high)
@@ -131,12 +124,14 @@ def coherence(
     truth: Sequence[str],
     clusters: NDArray[np.int64],
     seed: int,
+    *,
+    name: str = "coherence",
 ) -> dict[str, float | str | None]:
     """Mean cosine of sentence embeddings of generation and true continuation (the paper's COH)."""
     cosines = (encoder.encode(list(generated)) * encoder.encode(list(truth))).sum(axis=1).astype(np.float64)
     sums, counts = _per_cluster(cosines[:, None], clusters)
-    interval = cluster_bootstrap(sums, counts, seeded_rng(seed, "bootstrap", "coherence"))
-    found: Mapping[str, float | None] = figure("coherence", float(cosines.mean()), interval)
+    interval = cluster_bootstrap(sums, counts, seeded_rng(seed, "bootstrap", name))
+    found: Mapping[str, float | None] = figure(name, float(cosines.mean()), interval)
     return {**found, "coherence_encoder": encoder.name}
 
 

@@ -1,5 +1,6 @@
 """What the conditions of an experiment share: model, prompts, auxiliary text, clean reference, cached projections."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,7 @@ from defenses.models.llm import LLM, load_llm
 from defenses.pipeline.artifacts import PromptArtifact, find_projection, find_prompts, nearest_prompt
 from defenses.pipeline.corpus import Corpus, load_corpus
 from defenses.pipeline.engine import LLMEngine
+from defenses.pipeline.generation import write_on
 from defenses.pipeline.mechanism import Quantizer
 from defenses.pipeline.prompt_training import load_prompt
 from defenses.registry import defenses, pick
@@ -119,6 +121,26 @@ class Workbench:
         """The true continuations of the generated prompts."""
         count = min(self.experiment.data.generations, self.pairs.n)
         return [str(self.llm.tokenizer.decode(row)) for row in self.pairs.continuation[:count]]
+
+    def writer(self, texts: Sequence[str], tokens: int) -> list[str]:
+        """The local model of the clients that have one: greedy continuations of texts."""
+        return write_on(self._local_llm, texts, tokens)
+
+    @cached_property
+    def _local_llm(self) -> LLM:
+        name = self.experiment.local_model
+        return self.llm if name is None else load_llm(name)
+
+    def text_features(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """The LLM's last block at the last position of each text, (N, h): what MAUVE compares."""
+        states, blocks = hidden_states(self.llm), self.llm.model.config.get_text_config().num_hidden_layers
+        rows = [np.array([self.llm.tokenize(text) or [0]], dtype=np.int64) for text in texts]
+        return np.stack([states(row, blocks)[0, -1] for row in rows]).astype(np.float64)
+
+    @cached_property
+    def true_features(self) -> NDArray[np.float64]:
+        """The same of the true continuations."""
+        return self.text_features(self.truths)
 
     @cached_property
     def tools(self) -> Tools:

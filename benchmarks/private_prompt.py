@@ -15,13 +15,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from audit.cli.private_prompt import one_per_document
-from audit.measures import Pairs, perplexity, perplexity_ratio, restored_prefixes, score
+from audit.measures import Pairs, perplexity, perplexity_ratio, score
 from defenses.base import Assets
 from defenses.models.llm import load_llm
 from defenses.pipeline.artifacts import find_projection
 from defenses.pipeline.corpus import load_corpus
 from defenses.pipeline.defense import Del
 from defenses.pipeline.prompt_training import load_prompt
+from defenses.randomness import seeded_rng
 
 
 def main() -> None:
@@ -44,7 +45,7 @@ def main() -> None:
     corpus = one_per_document(load_corpus(llm, [options.text], options.length))
     pairs = Pairs(corpus.windows[:, : options.prefix], corpus.windows[:, options.prefix :], corpus.clusters)
     defense = Del(Del.Config(n=options.n, mu=options.mu), Assets(llm.embedding, code, options.model))
-    _, restored = restored_prefixes(defense, pairs.prefix, options.seed, "utility")
+    restored = defense.restore(defense.protect(pairs.prefix, seeded_rng(options.seed, "utility")))
     prompts = {"none": None, "private": load_prompt(options.private), "other": load_prompt(options.other)}
     scores = {name: score(llm, pairs, restored, vectors) for name, vectors in prompts.items()}
     found: dict[str, object] = {"documents": pairs.n, "n": options.n, "mu": options.mu, "seed": options.seed}

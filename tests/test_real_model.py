@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from audit.config import parse_experiment
-from audit.measures import perplexity_ratio, restored_prefixes, score
+from audit.measures import perplexity_ratio, score
 from audit.workbench import Workbench
 from defenses.base import Assets
 from defenses.baselines.projection_only import ProjectionOnly, ProjectionOnlyConfig
@@ -21,6 +21,7 @@ from defenses.pipeline.artifacts import find_projection, find_prompts, store_for
 from defenses.pipeline.defense import Del, DelConfig
 from defenses.pipeline.projection import weighted_pca
 from defenses.pipeline.prompt_training import load_prompt
+from defenses.randomness import seeded_rng
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +41,7 @@ def test_full_width_projection_leaves_perplexity_as_it_was(embedded: Workbench) 
     table = embedded.llm.embedding
     projection = weighted_pca(table, embedded.corpus.counts(len(table)), table.shape[1])
     defense = ProjectionOnly(ProjectionOnlyConfig(clip=True), Assets(table, projection))
-    _, restored = restored_prefixes(defense, embedded.pairs.prefix, 0, "identity")
+    restored = defense.restore(defense.protect(embedded.pairs.prefix, seeded_rng(0, "identity")))
     through = np.exp(score(embedded.llm, embedded.pairs, restored, None).nll.mean())
     assert through == pytest.approx(np.exp(embedded.clean.nll.mean()), rel=1e-3)
 
@@ -79,7 +80,7 @@ def test_each_shipped_prompt_helps_on_wikitext() -> None:
         if not prompt.n:
             continue
         defense = Del(DelConfig(n=prompt.n, mu=prompt.mu), bench.assets(PROJECTION))
-        _, restored = restored_prefixes(defense, bench.pairs.prefix, 0, prompt.name)
+        restored = defense.restore(defense.protect(bench.pairs.prefix, seeded_rng(0, prompt.name)))
         without = score(bench.llm, bench.pairs, restored, None)
         using = score(bench.llm, bench.pairs, restored, load_prompt(prompt.folder))
         gain = perplexity_ratio("gain", using, without, bench.pairs, 0)
