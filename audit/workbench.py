@@ -20,16 +20,20 @@ from defenses.base import Assets, Defense, Float32, Tokens
 from defenses.data.text import digest, windows
 from defenses.data.workload import make_workload
 from defenses.errors import UserError
+from defenses.models.assets import public_assets
 from defenses.models.encoder import SentenceEncoder
 from defenses.models.hidden import hidden_states
 from defenses.models.language import CausalLanguageModel, MaskedLanguageModel
 from defenses.models.llm import LLM, load_llm
-from defenses.pipeline.artifacts import PromptArtifact, find_projection, find_prompts, nearest_prompt
+from defenses.pipeline.artifacts import DEL, PromptArtifact, find_projection, find_prompts, nearest_prompt
 from defenses.pipeline.corpus import Corpus, load_corpus
+from defenses.pipeline.defense import Del
 from defenses.pipeline.engine import LLMEngine
 from defenses.pipeline.generation import write_on
 from defenses.pipeline.mechanism import Quantizer
 from defenses.pipeline.prompt_training import load_prompt
+from defenses.privacy.binomial import StochasticQuantizationProfile
+from defenses.privacy.noise import a_over_c_for_mu
 from defenses.registry import defenses, pick
 
 AUXILIARY_SEED = 1_000_003  # the adversary's public text comes from other people than the victims
@@ -170,20 +174,12 @@ class Workbench:
             seed=self.experiment.seed,
         )
 
-    @cached_property
-    def _frequencies(self) -> NDArray[np.float64]:
-        """Frequencies of the public text's tokens, half a count added to each of them (Krichevsky, Trofimov 1981)."""
-        counts = np.bincount(self.auxiliary.windows.ravel(), minlength=len(self.llm.embedding)) + 0.5
-        return np.asarray(counts / counts.sum())
-
     def assets(self, projection: str | None) -> Assets:
         """Public assets with one projection."""
         if projection not in self._assets:
             model, fingerprint = self.experiment.model, self.llm.fingerprint
-            base = Assets(
-                self.llm.embedding, None, model, hidden_states(self.llm),
-                lambda token: str(self.llm.tokenizer.decode([token])), self._frequencies,
-            )  # fmt: skip
+            counts = np.bincount(self.auxiliary.windows.ravel(), minlength=len(self.llm.embedding))
+            base = replace(public_assets(self.llm, None, counts), model=model)
             if projection is not None:
                 base = replace(base, projection=find_projection(model, fingerprint, projection, self._root))
             self._assets[projection] = base
@@ -198,21 +194,53 @@ class Workbench:
             raise UserError(f"defence {condition.defense}: {error}; see its Config for its parameters") from error
         return plugin(config, self.assets(condition.projection))  # type: ignore[no-any-return]  # plug-ins are loaded by name
 
-    def prompt(self, condition: Condition, mu: float, n: int) -> tuple[str | None, torch.Tensor | None]:
-        """The soft prompt that a condition asks for: its name and vectors (m, b)."""
-        if condition.projection is None or condition.soft_prompt == "none":
+    def prompt(self, condition: Condition, defense: Defense[Any]) -> tuple[str | None, torch.Tensor | None]:
+        """The soft prompt that a condition asks for: its name and vectors (m, b).
+
+        The nearest one was trained behind this very defence and projection. A defence that sends noisy latents and has
+        none of its own gets the one that was trained behind DEL on the same projection at the nearest exact epsilon:
+        what a prompt learns is to read through so much noise.
+        """
+        if condition.soft_prompt == "none":
             return None, None
-        prompts = self.soft_prompts(condition.projection)
         if condition.soft_prompt == "clean":
-            chosen = next((one for one in prompts if one.n == 0), None)
+            chosen = next((one for one in self.soft_prompts(condition.projection) if one.n == 0), None)
         else:
-            chosen = nearest_prompt(prompts, n, mu)
+            chosen = self._nearest_prompt(condition, defense)
         return (None, None) if chosen is None else (chosen.name, load_prompt(chosen.folder))
 
-    def soft_prompts(self, projection: str) -> list[PromptArtifact]:
-        """Every prompt trained behind a projection."""
-        code = self.assets(projection).needed_projection()
-        return find_prompts(self.experiment.model, self.llm.fingerprint, code.name, self._root)
+    def _nearest_prompt(self, condition: Condition, defense: Defense[Any]) -> PromptArtifact | None:
+        if isinstance(defense, Del):
+            return nearest_prompt(self.soft_prompts(condition.projection), defense.config.n, defense.quantizer.mu)
+        own = self.own_prompts(condition)
+        if own and defense.privacy_parameter is not None:
+            return nearest_prompt(own, 0, float(getattr(defense.config, defense.privacy_parameter) or np.inf))
+        return self._borrowed_prompt(condition.projection, defense)
+
+    def _borrowed_prompt(self, projection: str | None, defense: Defense[Any]) -> PromptArtifact | None:
+        """DEL's at the nearest exact epsilon, for noise on the latents of the same projection."""
+        code, worst, delta = self.assets(projection).projection, defense.worst_case(), self.experiment.delta
+        noisy = [one for one in self.soft_prompts(projection) if one.n]
+        if code is None or worst is None or not noisy or defense.latent_table().shape[1] != code.d:
+            return None
+        epsilon = worst.epsilon(delta)
+        if not 0 < epsilon < np.inf:
+            return None
+        gaps = [abs(np.log(_exact_epsilon(one.n, code.d, one.mu, delta) / epsilon)) for one in noisy]
+        return noisy[int(np.argmin(gaps))]
+
+    def soft_prompts(self, projection: str | None) -> list[PromptArtifact]:
+        """Every prompt trained behind DEL on a projection."""
+        return [] if projection is None else self._prompts(projection, DEL)
+
+    def own_prompts(self, condition: Condition) -> list[PromptArtifact]:
+        """Every prompt trained behind this condition's defence, where that is not DEL."""
+        return [] if condition.defense == DEL else self._prompts(condition.projection, condition.defense)
+
+    def _prompts(self, projection: str | None, defense: str) -> list[PromptArtifact]:
+        code = self.assets(projection).projection
+        name = None if code is None else code.name
+        return find_prompts(self.experiment.model, self.llm.fingerprint, name, self._root, defense=defense)
 
     def engine(self, projection: str) -> LLMEngine:
         """A server's engine on this model and projection."""
@@ -240,6 +268,11 @@ class Workbench:
         users = np.array([prompt.user for prompt in prompts], dtype=np.int64)[owner]
         facts = {"name": f"embedded workload, seed {seed}", "sha256": digest(texts), "documents": len(texts)}
         return Corpus(rows, users, (facts,))
+
+
+def _exact_epsilon(n: int, d: int, mu: float, delta: float) -> float:
+    """Of one token behind DEL."""
+    return StochasticQuantizationProfile.of(n, d, a_over_c_for_mu(mu, n, d)).epsilon(delta)
 
 
 def _cut(corpus: Corpus, count: int, prefix: int) -> Pairs:

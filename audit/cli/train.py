@@ -1,4 +1,4 @@
-"""`delaudit train`: projections (stage 1) and soft prompts (stage 2), resumable, with a card beside each artifact."""
+"""`delaudit train`: projections (stage 1), soft prompts (stage 2), noise: resumable, with a card beside each."""
 
 import math
 import shlex
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from audit.cli.options import assignment
 from audit.cli.private_prompt import (
     Training,
     check_private,
@@ -18,10 +19,13 @@ from audit.cli.private_prompt import (
     private_options,
     train_privately,
 )
+from audit.cli.train_noise import noise_options, noise_settings, train_law, write_law
 from defenses.errors import UserError
 
 if TYPE_CHECKING:
     from defenses.models.llm import LLM
+
+DEL = "del"
 
 COMMON = [
     click.option("--model", default="smollm2-135m", show_default=True, help="Default model, folder or hub id."),
@@ -45,7 +49,7 @@ def common(command: Any) -> Any:
 
 @click.group()
 def train() -> None:
-    """Train a projection or a soft prompt on public text."""
+    """Train a projection, a soft prompt or a noise on public text."""
 
 
 @train.command()
@@ -104,9 +108,11 @@ def projection(**options: Any) -> None:
 
 @train.command()
 @common
-@click.option("--projection", "projection_name", required=True, help="A projection's name or file.")
-@click.option("--n", required=True, type=int, help="Bits per coordinate; 0 trains the clean control.")
-@click.option("--mu", default=math.inf, type=float, help="Nominal mu of the noise.")
+@click.option("--projection", "projection_name", default=None, help="A projection's name or file.")
+@click.option("--n", default=None, type=int, help="Bits per coordinate; 0 trains the clean control.")
+@click.option("--mu", default=math.inf, type=float, help="Nominal mu of DEL's noise.")
+@click.option("--defense", "defense_name", default=DEL, show_default=True, help="Behind which defence to train.")
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="A parameter of another defence than DEL.")
 @click.option("--vectors", default=100, show_default=True)
 @click.option("--steps", default=60, show_default=True)
 @click.option("--learning-rate", default=0.15, show_default=True, help="Relative to the prompt's RMS.")
@@ -116,8 +122,10 @@ def projection(**options: Any) -> None:
 @click.option("--start", type=click.Path(path_type=Path), default=None, help="A prompt folder to start from: public.")
 @private_options
 def prompt(**options: Any) -> None:
-    """Stage 2: a soft prompt for one (n, mu)."""
+    """Stage 2: a soft prompt for one (n, mu), or behind any other defence."""
     check_private(options)
+    other = options["defense_name"] != DEL
+    _check_noise(options)
     from defenses.models.llm import load_llm
     from defenses.pipeline.artifacts import find_projection, store_for
     from defenses.pipeline.corpus import load_corpus
@@ -125,7 +133,7 @@ def prompt(**options: Any) -> None:
     from defenses.pipeline.prompt_training import PromptSettings, load_prompt, save_prompt, train_prompt
 
     settings = PromptSettings(
-        n=options["n"],
+        n=options["n"] or 0,
         mu=options["mu"],
         vectors=options["vectors"],
         steps=options["steps"],
@@ -136,36 +144,95 @@ def prompt(**options: Any) -> None:
     )
     private, single = options["private"], options["private"] or options["per_document"]
     llm = load_llm(options["model"])
-    code = find_projection(options["model"], llm.fingerprint, options["projection_name"], options["out"])
+    code = None
+    if options["projection_name"] is not None:
+        code = find_projection(options["model"], llm.fingerprint, options["projection_name"], options["out"])
     corpus = load_corpus(llm, options["texts"], options["length"], pack=not single)
     corpus = one_per_document(corpus) if single else corpus
     start = load_prompt(options["start"]) if options["start"] else None
-    noise = f"n{settings.n}-mu{settings.mu:g}" if settings.n else "clean"
-    name = f"prompt-{code.name}-{noise}{'-private' if private else ''}{'-audited' if options['canaries'] else ''}"
+    behind: Any = code
+    noise, more = _del_noise(settings), dict[str, Any]()
+    if other:
+        behind, noise, more = _behind(llm, code, corpus, options)
+    place = "" if code is None else f"{code.name}-"
+    name = f"prompt-{place}{noise}{'-private' if private else ''}{'-audited' if options['canaries'] else ''}"
     checkpoint = options["work"] / f"{name}.safetensors"
     card = {
         **(private_card(llm, options) if private else _card(llm, corpus, options)),
         "kind": "soft prompt",
-        "projection": code.name,
+        "projection": None if code is None else code.name,
         "n": settings.n,
         "mu": settings.mu if settings.n else None,
+        **more,
         "vectors": settings.vectors,
         "start": options["start"].name if options["start"] else "sentence",
         "steps": settings.steps,
         "learning_rate": settings.learning_rate,
     }
-    with _tracked(options, {"stage": "prompt", "projection": code.name, "n": settings.n, "mu": settings.mu}) as log:
+    with _tracked(options, {"stage": "prompt", "name": name}) as log:
         if private:
-            training = Training(PromptTask(llm, code, settings), corpus, start, checkpoint)
+            training = Training(PromptTask(llm, behind, settings), corpus, start, checkpoint)
             trained, card["privacy"] = train_privately(training, options, log)
         else:
             trained, losses = train_prompt(
-                llm, code, corpus.windows, settings, start=start, log=log, checkpoint=checkpoint
+                llm, behind, corpus.windows, settings, start=start, log=log, checkpoint=checkpoint
             )
             card["metrics"] = _loss_metrics(losses)
     target = store_for(options["model"], options["out"]) / name
     save_prompt(llm, trained, target, card)
     click.echo(f"wrote {target}")
+
+
+@train.command()
+@common
+@noise_options
+def noise(**options: Any) -> None:
+    """Shredder's noise: a location and a scale for each coordinate."""
+    settings = noise_settings(options)
+    from defenses.models.llm import load_llm
+    from defenses.pipeline.corpus import load_corpus
+
+    llm = load_llm(options["model"])
+    corpus = load_corpus(llm, options["texts"], options["length"], pack=True)
+    with _tracked(options, {"stage": "noise", "blocks": settings.blocks, "weight": settings.weight}) as log:
+        law, losses = train_law(llm, corpus, settings, options, log)
+    card = {**_card(llm, corpus, options), "metrics": _loss_metrics(losses)}
+    click.echo(f"wrote {write_law(law, settings, card, options)}")
+
+
+def _check_noise(options: dict[str, Any]) -> None:
+    """One line for what does not go together."""
+    if options["defense_name"] == DEL:
+        if options["projection_name"] is None or options["n"] is None:
+            raise UserError("a prompt behind DEL needs --projection and --n; name another defence with --defense")
+        if options["changes"]:
+            raise UserError("--set is for other defences than DEL, whose noise is --n and --mu")
+    elif options["n"] is not None or options["mu"] < math.inf or options["private"]:
+        raise UserError(f"--n, --mu and --private are for DEL; {options['defense_name']}'s noise is given with --set")
+
+
+def _del_noise(settings: Any) -> str:
+    return f"n{settings.n}-mu{settings.mu:g}" if settings.n else "clean"
+
+
+def _behind(llm: "LLM", code: Any, corpus: Any, options: dict[str, Any]) -> tuple[Any, str, dict[str, Any]]:
+    """The defence to train behind, a name for its noise, and what the card says of it."""
+    from defenses.models.assets import public_assets
+    from defenses.registry import defenses, pick
+
+    plugin = pick(defenses(), options["defense_name"], "defence")
+    parameters = dict(assignment(change, "--set") for change in options["changes"])
+    try:
+        config = plugin.Config(**parameters)
+    except TypeError as error:
+        raise UserError(f"defence {options['defense_name']}: {error}; see its Config for its parameters") from error
+    behind = plugin(config, public_assets(llm, code, corpus.counts(len(llm.embedding))))
+    key = behind.privacy_parameter
+    strength = None if key is None else getattr(config, key)
+    if strength is None:
+        raise UserError(f"--defense {behind.name}: a prompt is found again by {key}: give it with --set {key}=...")
+    noise = "-".join([behind.name, *(f"{name}{value}" for name, value in parameters.items())])
+    return behind, noise, {"defense": behind.name, "parameters": parameters, "strength": strength}
 
 
 def _pca_start(llm: "LLM", corpus: Any, options: dict[str, Any]) -> Any:

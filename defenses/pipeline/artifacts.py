@@ -3,6 +3,7 @@
 Layout of a store, one folder per LLM:
     STORE/<model>/projection-d128-noise-aware.safetensors      and .json, its card
     STORE/<model>/prompt-d128-noise-aware-n4-mu60/             a PEFT adapter folder with card.json
+    STORE/<model>/prompt-rapt-eta60/                           the same, trained behind another defence
 A card names the embedding table it belongs to; an artifact is refused on another model.
 """
 
@@ -18,6 +19,7 @@ from defenses.pipeline.projection import load_projection
 
 SHIPPED = Path(__file__).resolve().parent.parent / "artifacts"
 DEFAULT_PROJECTION = "d128-noise-aware"
+DEL = "del"
 
 
 @dataclass(frozen=True)
@@ -26,15 +28,15 @@ class PromptArtifact:
 
     Attributes:
         folder: The PEFT adapter folder.
-        projection: The projection it was trained behind.
-        n: Bits per coordinate it was trained at; 0 for the clean-input control.
-        mu: Nominal mu it was trained at; infinity for the clean-input control.
+        projection: The projection it was trained behind; None where the defence has none.
+        n: Bits per coordinate it was trained at; 0 for the clean-input control, and behind other defences than DEL.
+        mu: The privacy parameter it was trained at, DEL's nominal mu; infinity for the clean-input control.
         vectors: Number of prompt vectors m.
         card: The whole card.
     """
 
     folder: Path
-    projection: str
+    projection: str | None
     n: int
     mu: float
     vectors: int
@@ -66,21 +68,24 @@ def find_projection(model: str, fingerprint: str, name: str, root: Path | None =
     return load_projection(path)
 
 
-def find_prompts(model: str, fingerprint: str, projection: str, root: Path | None = None) -> list[PromptArtifact]:
-    """Every soft prompt trained behind a projection, by (n, mu)."""
+def find_prompts(
+    model: str, fingerprint: str, projection: str | None, root: Path | None = None, *, defense: str = DEL
+) -> list[PromptArtifact]:
+    """Every soft prompt trained behind a projection (or, for a defence that has none, without one), by (n, mu)."""
     found = []
     for path in sorted(store_for(model, root).glob("prompt-*/card.json")):
         card = _read_card(path)
-        if card["projection"] == projection:
+        if card["projection"] == projection and card.get("defense", DEL) == defense:
             _check_model(card, fingerprint, path.parent.name)
-            mu = math.inf if card["mu"] is None else float(card["mu"])
+            strength = card["mu"] if defense == DEL else card["strength"]
+            mu = math.inf if strength is None else float(strength)
             found.append(PromptArtifact(path.parent, projection, int(card["n"]), mu, int(card["vectors"]), card))
     return sorted(found, key=lambda prompt: (prompt.n, prompt.mu))
 
 
 def nearest_prompt(prompts: list[PromptArtifact], n: int, mu: float) -> PromptArtifact | None:
     """The prompt trained closest to (n, mu): noise is what matters, so mu by its logarithm, then n."""
-    noisy = [prompt for prompt in prompts if prompt.n > 0]
+    noisy = [prompt for prompt in prompts if prompt.mu < math.inf]
     if not noisy or not 0 < mu < math.inf:
         return None
     return min(noisy, key=lambda prompt: (abs(math.log(prompt.mu / mu)), abs(prompt.n - n)))

@@ -2,7 +2,8 @@
 
 The noisy prefix goes through clip, quantizer and decoder with fresh coins at every step; the loss is the
 continuation's, whose tokens enter through the ordinary embedding table. The prompt's keys and values are
-computed once per step and shared by the batch.
+computed once per step and shared by the batch. Behind any other defence the same is done with its own `protect` and
+`restore`: a soft prompt is the server's doing, so a fair comparison gives one to every defence.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import DynamicCache
 
-from defenses.base import Projection
+from defenses.base import Defense, Projection
 from defenses.errors import UserError
 from defenses.models.llm import LLM
 from defenses.pipeline.noise import quantize_straight_through
@@ -45,8 +46,9 @@ class PromptSettings:
     """What to train.
 
     Attributes:
-        n: Bits per coordinate; 0 trains the control: the clean prefix, no projection, no noise.
-        mu: Nominal mu of the noise; ignored by the control.
+        n: Bits per coordinate; 0 trains the control: the clean prefix, no projection, no noise. Not read behind a
+            defence that brings its own noise.
+        mu: Nominal mu of the noise; ignored by the control, and as n.
         vectors: Prompt vectors m (the paper: 100 for generation, 20 for NLU).
         steps: Optimiser steps.
         learning_rate: Peak rate relative to the prompt's root mean square.
@@ -120,9 +122,13 @@ def continuation_nll(
     return nll, logits.argmax(-1)
 
 
+Behind = Projection | Defense[Any]
+"""What a prompt is trained behind: a projection with the settings' DEL noise, or a whole defence."""
+
+
 def train_prompt(
     llm: LLM,
-    projection: Projection,
+    behind: Behind,
     windows: NDArray[np.int64],
     settings: PromptSettings,
     *,
@@ -134,37 +140,50 @@ def train_prompt(
 
     Args:
         llm: The frozen LLM.
-        projection: The frozen projection whose noise the prompt learns to read through.
+        behind: The frozen projection, or the defence, whose noise the prompt learns to read through.
         windows: Public text, (N, T) token ids.
         settings: What to train.
         start: Vectors to start from, (m, b); by default a sentence's embeddings.
         checkpoint: Resumed from when it exists; written as training goes on.
         log: Called with (step, metrics).
+
+    Raises:
+        UserError: the defence's clients run blocks of the LLM, so that what they send is no input embedding.
     """
+    if isinstance(behind, Defense) and behind.entry_block:
+        raise UserError(f"{behind.name} sends hidden states: a soft prompt stands before input embeddings")
     origin = sentence_start(llm, settings.vectors) if start is None else start.to(llm.device)
     prompt = torch.nn.Parameter(origin.clone())
     loop = LoopSettings(settings.steps, settings.learning_rate, checkpoint_every=settings.checkpoint_every)
     losses = train(
         {"prompt": prompt},
-        lambda step: _loss(llm, projection, windows, settings, step=step, prompt=prompt),
+        lambda step: _loss(llm, behind, windows, settings, step=step, prompt=prompt),
         loop,
         checkpoint=checkpoint,
         identity={
             "settings": settings,
-            "projection": hashlib.sha256(projection.encoder.tobytes() + projection.decoder.tobytes()).hexdigest(),
+            "behind": _identity(behind),
             "model": llm.fingerprint,
             "data": hashlib.sha256(windows.tobytes()).hexdigest(),
             "start": hashlib.sha256(origin.cpu().numpy().tobytes()).hexdigest(),
         },
         log=log,
-        label=f"soft prompt n={settings.n} mu={settings.mu:g}",
+        label=f"soft prompt {behind.name}" + (f" n={settings.n} mu={settings.mu:g}" if settings.n else ""),
     )
     return prompt.detach().cpu().float(), losses
 
 
+def _identity(behind: Behind) -> str:
+    """What a checkpoint belongs to."""
+    code = behind.assets.projection if isinstance(behind, Defense) else behind
+    state = b"" if code is None else code.encoder.tobytes() + code.decoder.tobytes()
+    told = f"{behind.name} {behind.config}" if isinstance(behind, Defense) else ""
+    return hashlib.sha256(state + told.encode()).hexdigest()
+
+
 def _loss(
     llm: LLM,
-    projection: Projection,
+    behind: Behind,
     windows: NDArray[np.int64],
     settings: PromptSettings,
     *,
@@ -176,9 +195,13 @@ def _loss(
     rows = np.sort(rng.choice(len(windows), settings.batch, replace=False))
     ids = torch.from_numpy(windows[rows]).to(llm.device)
     cut = max(1, int(rng.uniform(*settings.prefix_share) * ids.shape[1]))
-    prefix = llm.model.get_input_embeddings()(ids[:, :cut]).detach()
-    if settings.n:
-        prefix = noisy_prefix(prefix.float(), projection, settings, int(rng.integers(2**62)))
+    if isinstance(behind, Defense):
+        view = behind.protect(windows[rows, :cut], rng)
+        prefix = torch.from_numpy(behind.restore(view)).to(llm.device)
+    else:
+        prefix = llm.model.get_input_embeddings()(ids[:, :cut]).detach()
+        if settings.n:
+            prefix = noisy_prefix(prefix.float(), behind, settings, int(rng.integers(2**62)))
     return continuation_nll(llm, prefix, ids[:, cut:], prompt)[0].mean()
 
 

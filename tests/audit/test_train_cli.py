@@ -54,6 +54,16 @@ def test_both_stages_leave_artifacts_with_cards(folder: Path, model_folder: Path
     }
 
 
+def test_a_prompt_behind_another_defence(folder: Path, model_folder: Path) -> None:
+    """Any plug-in will do: the card names it with its parameters and what sets its noise."""
+    options = ["prompt", "--defense", "santext", "--set", "epsilon=5", "--vectors", "3", "--steps", "2"]
+    done = _train(folder, *options, "--model", str(model_folder))
+    assert done.returncode == 0, done.stderr
+    card = json.loads((folder / "delaudit-artifacts" / "tiny" / "prompt-santext-epsilon5" / "card.json").read_text())
+    assert (card["defense"], card["parameters"], card["strength"]) == ("santext", {"epsilon": 5}, 5)
+    assert (card["projection"], card["mu"]) == (None, None)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -62,6 +72,12 @@ def test_both_stages_leave_artifacts_with_cards(folder: Path, model_folder: Path
         (["projection", "--d", "8", "--objective", "magic"], "magic"),
         (["prompt", "--projection", "d8-plain", "--n", "4", "--mu", "20"], "no such projection"),
         (["prompt", "--projection", "d8-plain", "--n", "4"], "--mu"),
+        (["prompt", "--projection", "d8-plain"], "needs --projection and --n"),
+        (["prompt", "--defense", "magic"], "no defence called 'magic'"),
+        (["prompt", "--defense", "santext", "--n", "4"], "--n, --mu and --private are for DEL"),
+        (["prompt", "--defense", "santext", "--set", "colour=3"], "colour"),
+        (["prompt", "--defense", "gaussian", "--set", "on=embedding", "--set", "epsilon=3"], "--set mu="),
+        (["prompt", "--projection", "d8-plain", "--n", "4", "--set", "mu=3"], "--set is for other defences"),
     ],
 )
 def test_bad_input_is_one_line(folder: Path, model_folder: Path, arguments: list[str], words: str) -> None:

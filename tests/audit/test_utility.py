@@ -1,6 +1,9 @@
 """Utility over several draws of coins, and of clients that have a language model of their own."""
 
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,7 @@ from audit.workbench import Workbench
 from defenses.base import Writer
 from defenses.baselines.identity import Identity, IdentityConfig
 from defenses.pipeline.defense import Del, DelConfig
+from defenses.pipeline.prompt_training import save_prompt
 
 DEL = Condition("del", "d16", {"n": 4, "mu": 20.0}, "none")
 CLEAR = Condition("identity", None, {}, "none")
@@ -46,7 +50,7 @@ def test_windows_are_repeated_whole(bench: Workbench) -> None:
 def test_every_draw_has_its_own_coins_and_counts(bench: Workbench) -> None:
     """The perplexity over three draws is that of all three sets of windows, each under coins of its own."""
     defense = Del(DelConfig(n=4, mu=20.0), bench.assets("d16"))
-    row, _ = utility(bench, DEL, defense, {})
+    row, _ = utility(bench, DEL, defense)
     from audit.measures import score
     from defenses.randomness import seeded_rng
 
@@ -62,7 +66,7 @@ def test_every_draw_has_its_own_coins_and_counts(bench: Workbench) -> None:
 
 def test_the_clear_control_keeps_its_utility_under_any_number_of_draws(bench: Workbench) -> None:
     """Identity has ratio one, full agreement, and the clean model's own MAUVE, within its interval."""
-    row, _ = utility(bench, CLEAR, Identity(IdentityConfig(), bench.assets(None)), {})
+    row, _ = utility(bench, CLEAR, Identity(IdentityConfig(), bench.assets(None)))
     assert row["perplexity_over_clean"] == pytest.approx(1)
     assert row["agreement_top1"] == 1
     assert row["mauve_low"] <= row["mauve"] <= row["mauve_high"]
@@ -71,7 +75,7 @@ def test_the_clear_control_keeps_its_utility_under_any_number_of_draws(bench: Wo
 
 def test_a_local_model_is_shown_beside_what_it_does_alone(bench: Workbench) -> None:
     """Final text, server's text and local model alone have a figure each; here the final one is the local model's."""
-    row, texts = utility(bench, CLEAR, Extracting(IdentityConfig(), bench.assets(None)), {})
+    row, texts = utility(bench, CLEAR, Extracting(IdentityConfig(), bench.assets(None)))
     assert row["coherence"] == row["coherence_local_alone"]
     assert row["local_model"] == bench.experiment.model
     # The local model is the same LLM and nothing is hidden, so the server writes the same.
@@ -82,6 +86,28 @@ def test_a_local_model_is_shown_beside_what_it_does_alone(bench: Workbench) -> N
 def test_few_generations_have_no_mauve(tiny_experiment: dict[str, Any]) -> None:
     """Four texts fill no histogram."""
     small = Workbench(parse_experiment(tiny_experiment))
-    row, _ = utility(small, CLEAR, Identity(IdentityConfig(), small.assets(None)), {})
+    row, _ = utility(small, CLEAR, Identity(IdentityConfig(), small.assets(None)))
     assert "mauve" not in row
     assert row["coherence_low"] <= row["coherence"] <= row["coherence_high"]
+
+
+def test_noise_on_the_same_latents_borrows_dels_prompt(bench: Workbench, tmp_path: Path) -> None:
+    """A defence takes its own prompt; on DEL's latents DEL's nearest by epsilon; elsewhere, or where unwanted, none."""
+    near = Condition("gaussian", "d16", {"mu": 20.0}, "nearest")
+    name, vectors = bench.prompt(near, bench.defense(near))
+    assert name == "prompt-noisy"
+    assert vectors is not None
+    assert vectors.shape[1] == 32
+    for condition in (
+        Condition("gaussian", None, {"mu": 20.0, "on": "embedding"}, "nearest"),
+        Condition("santext", None, {"epsilon": 5.0}, "nearest"),
+        Condition("gaussian", "d16", {"mu": 20.0}, "none"),
+        Condition("gaussian", "d16", {"sigma": 0.0}, "nearest"),
+    ):
+        assert bench.prompt(condition, bench.defense(condition)) == (None, None)
+    root = shutil.copytree(str(bench.experiment.artifacts), tmp_path / "store")
+    card = {"embedding": bench.llm.fingerprint, "projection": None, "n": 0, "mu": None, "vectors": 4}
+    save_prompt(bench.llm, vectors, root / "tiny" / "prompt-own", {**card, "defense": "santext", "strength": 4.0})
+    other = Workbench(replace(bench.experiment, artifacts=str(root)))
+    own = Condition("santext", None, {"epsilon": 5.0}, "nearest")
+    assert other.prompt(own, other.defense(own))[0] == "prompt-own"

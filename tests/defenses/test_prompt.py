@@ -9,6 +9,10 @@ import torch
 from peft import PeftModel
 
 from defenses.base import Assets
+from defenses.baselines.gaussian import Gaussian, GaussianConfig
+from defenses.baselines.hidden_states import HiddenStates, HiddenStatesConfig
+from defenses.baselines.identity import Identity, IdentityConfig
+from defenses.baselines.santext import SanText, SanTextConfig
 from defenses.errors import UserError
 from defenses.models.llm import LLM
 from defenses.pipeline.artifacts import find_prompts, nearest_prompt
@@ -64,6 +68,24 @@ def test_training_lowers_the_continuations_loss(llm: LLM, assets: Assets, token_
     assert not any(p.requires_grad for p in llm.model.parameters())
 
 
+def test_training_behind_any_defence(llm: LLM, assets: Assets, token_windows: np.ndarray) -> None:
+    """Behind noise that is not DEL's, and behind replaced text, the loss falls, too; hidden states are refused."""
+    settings = PromptSettings(n=0, mu=np.inf, vectors=4, steps=30, learning_rate=0.3, batch=8)
+    for behind in (Gaussian(GaussianConfig(mu=8.0), assets), SanText(SanTextConfig(epsilon=4.0), assets)):
+        _, losses = train_prompt(llm, behind, token_windows, settings)
+        assert np.mean(losses[-6:]) < np.mean(losses[:6])
+    with pytest.raises(UserError, match="hidden states"):
+        train_prompt(llm, HiddenStates(HiddenStatesConfig(), assets), token_windows, settings)
+
+
+def test_without_noise_the_defence_is_the_clean_control(llm: LLM, assets: Assets, token_windows: np.ndarray) -> None:
+    """Behind the identity every step is the control's, to the bit."""
+    settings = PromptSettings(n=0, mu=np.inf, vectors=3, steps=3, batch=4)
+    clean, _ = train_prompt(llm, assets.needed_projection(), token_windows, settings)
+    behind, _ = train_prompt(llm, Identity(IdentityConfig(), assets), token_windows, settings)
+    assert torch.equal(clean, behind)
+
+
 def test_a_killed_training_resumes(llm: LLM, assets: Assets, token_windows: np.ndarray, tmp_path: Path) -> None:
     """Noise and data depend on (seed, step): resumed, the prompt is the undisturbed run's to the bit."""
     settings = PromptSettings(n=2, mu=10.0, vectors=3, steps=8, batch=4, checkpoint_every=2)
@@ -80,6 +102,19 @@ def test_a_killed_training_resumes(llm: LLM, assets: Assets, token_windows: np.n
     with pytest.raises(KeyboardInterrupt):
         run("cut.safetensors", stop_at=5)
     assert torch.equal(run("cut.safetensors"), whole)
+
+
+def test_prompts_of_other_defences_are_kept_apart(llm: LLM, tmp_path: Path) -> None:
+    """A prompt behind rapt is found for rapt, by its parameter, and never for DEL."""
+    card = {"embedding": llm.fingerprint, "projection": None, "n": 0, "mu": None, "vectors": 6}
+    for eta in (20.0, 80.0):
+        save_prompt(llm, _prompt(), tmp_path / "tiny" / f"prompt-{eta}", {**card, "defense": "rapt", "strength": eta})
+    assert not find_prompts("tiny", llm.fingerprint, None, tmp_path)
+    found = find_prompts("tiny", llm.fingerprint, None, tmp_path, defense="rapt")
+    assert [prompt.mu for prompt in found] == [20.0, 80.0]
+    nearest = nearest_prompt(found, 0, 30.0)
+    assert nearest is not None
+    assert nearest.mu == 20.0
 
 
 def test_the_start_is_a_sentence(llm: LLM) -> None:
