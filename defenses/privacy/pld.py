@@ -5,6 +5,7 @@ A PLD holds P(loss = l) on a grid of losses and at infinity (Koskela, Jälkö, H
 dp_accounting's objects, because the library offers delta and epsilon, but no trade-off curve.
 """
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 
 Float64 = NDArray[np.float64]
+
+_UNDERFLOWS = 600.0  # a loss within its distribution's width of 745
+_TIGHT = 1e-12  # relative
 
 ROUNDING = 1e-14
 """Added to every delta and power once a use: what Fourier transforms may take away (k uses lose about 3e-15 k)."""
@@ -54,7 +58,22 @@ class PldProfile(PrivacyProfile):
         check_delta(delta)
         if delta >= 1:
             return 0.0
-        return float(self.pld.get_epsilon_for_delta(delta - self.rounding)) if delta > self.rounding else float("inf")
+        if delta <= self.rounding:
+            return math.inf
+        found = float(self.pld.get_epsilon_for_delta(delta - self.rounding))
+        return self._tightened(found, delta) if _UNDERFLOWS < found < math.inf else found
+
+    def _tightened(self, high: float, delta: float) -> float:
+        """Less than `high` where that is sound: where e^-loss underflows, the library rounds up by about 1."""
+        width = 1.0
+        low = high - width
+        while low > 0 and self.delta(low) <= delta:
+            high, width = low, 2 * width
+            low = max(0.0, high - width)
+        while high - low > _TIGHT * high:
+            middle = 0.5 * (low + high)
+            low, high = (low, middle) if self.delta(middle) <= delta else (middle, high)
+        return high
 
     def tradeoff(self, alpha: float) -> float:
         """A lower bound on the type II error at this level.
