@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from audit.curves import PARAMETER_PREFIX, is_number
 from audit.provenance import Provenance
 from audit.records import Figure, RunRecord, new_record
+from audit.witness import Witness
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -114,7 +115,8 @@ def audit_record(
     Args:
         results: One for each claim, in the order in which they are to be reported; each may have `points`, a mapping
             of the lists `fpr`, `tpr`, `tpr_low`, `tpr_high`, `claimed_power` and perhaps `exact_power`, `fpr_low` and
-            `fpr_high`, all of one length N; perhaps `curve_fpr` and `curve_power`, both of one length; and `kappa`.
+            `fpr_high`, all of one length N; perhaps `curve_fpr` and `curve_power`, both of one length; and `kappa`;
+            and a `witness`.
         config: The resolved configuration.
         seed: The audit's seed.
         kind: "audit" or "check".
@@ -127,7 +129,10 @@ def audit_record(
     if kind not in KINDS:
         raise ValueError(f"an audit's record is of kind {' or '.join(sorted(KINDS))}, not {kind}")
     rows = [audit_row(result) for result in results]
-    examples = [_example(row, getattr(result, "points", None)) for row, result in zip(rows, results, strict=True)]
+    examples = [
+        _example(row, getattr(result, "points", None), getattr(result, "witness", None))
+        for row, result in zip(rows, results, strict=True)
+    ]
     return new_record(
         kind, config=config, seed=seed, rows=rows, data=data, figures=_counts(rows), examples=examples,
         provenance=provenance,
@@ -145,12 +150,21 @@ def tradeoffs(record: RunRecord) -> list[Tradeoff | None]:
 
     A point that lacks a number is left out; so is a whole set whose lists do not fit together.
     """
-    examples = list(record.examples) if len(record.examples) == len(record.rows) else []
-    if not examples:
+    return [None if example is None else _tradeoff(example) for example in _examples(record)]
+
+
+def witnesses(record: RunRecord) -> list[Witness | None]:
+    """The witness of each row of a record; None where it has none, as records before there were witnesses."""
+    return [None if example is None else Witness.read(example.get("witness")) for example in _examples(record)]
+
+
+def _examples(record: RunRecord) -> list[Mapping[str, Any] | None]:
+    """What belongs to each row beside it; None where it is another claim's, or the numbers of both do not agree."""
+    if len(record.examples) != len(record.rows):
         return [None] * len(record.rows)
     return [
-        _tradeoff(example) if example.get("claim") == row.get("claim") else None
-        for row, example in zip(record.rows, examples, strict=True)
+        example if example.get("claim") == row.get("claim") else None
+        for row, example in zip(record.rows, record.examples, strict=True)
     ]
 
 
@@ -183,8 +197,10 @@ def _counts(rows: Sequence[Mapping[str, Any]]) -> list[Figure]:
     return figures
 
 
-def _example(row: Mapping[str, Any], points: Mapping[str, Any] | None) -> dict[str, Any]:
+def _example(row: Mapping[str, Any], points: Mapping[str, Any] | None, witness: Witness | None) -> dict[str, Any]:
     example = {"claim": row["claim"], "seed": row["seed"]}
+    if witness is not None:
+        example["witness"] = dataclasses.asdict(witness)
     if not points:
         return example
     for keys in ((*_POINTS, *_FURTHER), _CURVE):

@@ -23,6 +23,7 @@ from audit.spending import Accumulated, holm, run_share
 from audit.targets import Target, build_target
 from audit.unfinished import Unfinished
 from audit.verdict import AuditResult, Verdict, judge
+from audit.witness import Background
 from defenses.base import Claim
 from defenses.errors import UserError
 from defenses.randomness import seeded_rng
@@ -175,8 +176,16 @@ def audit_claim(
         score=f"{probe.score}; {probe.inputs}",
         seed=None if spec.through == "wire" else spec.seed,  # a real client draws its own coins
         parameters={key: value for key, value in spec.parameters.items() if isinstance(value, int | float)},
+        behind=None if spec.through == "attack" else _behind(target, probe),
     )
     return replace(result, seconds=time.perf_counter() - started), claim, probe
+
+
+def _behind(target: Target, probe: ProbeResult) -> Background:
+    """The two inputs of a probe, for the witness."""
+    pair, text = probe.pair, target.defense.assets.text
+    swapped = bool(probe.facts.get("swapped", False))
+    return Background(pair.first, pair.second, swapped, probe.score, probe.sent, text)
 
 
 @dataclass

@@ -58,8 +58,10 @@ def choose_inputs(target: Target, spec: ClaimSpec, rng: np.random.Generator) -> 
     if target.claim.kind == METRIC:
         if spec.tokens > 1:
             raise UserError("a claim per unit of distance is tested one token at a time: remove tokens")
-        table = defense.latent_table()  # the space in which the defence measures distance
-        return metric_inputs(table, rng) if pair is None else (at_distance(table, *pair),)
+        table, norm = defense.metric_table(), defense.metric_norm
+        if pair is not None:
+            return (at_distance(table, *pair, norm),)
+        return metric_inputs(table, rng, norm=norm, covered=defense.covered())
     if pair is not None:
         return (inputs_of(pair, spec),)
     found = search_pair(defense, rng, delta=spec.delta or _DELTA)

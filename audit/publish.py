@@ -110,5 +110,12 @@ def paragraph(result: AuditResult) -> str:
         f"{result.confidence:.4g}, epsilon is at least {result.epsilon_lower:.4g} at delta {result.delta:g} (family: "
         f"{result.family}); that is a lower bound, and a low one is no sign of safety. It rests on {result.samples} "
         f"draws a side through the {result.through}, scored by {result.score}, judged by {result.estimator} "
-        f"({result.correction})."
+        f"({result.correction}).{_shown(result)}"
     )
+
+
+def _shown(result: AuditResult) -> str:
+    """The witness of a refutation."""
+    if result.verdict is not Verdict.REFUTED or result.witness is None:
+        return ""
+    return f" The witness: {result.witness.sentence()}."

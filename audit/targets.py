@@ -59,7 +59,10 @@ def build_target(spec: ClaimSpec, folder: Path = Path()) -> Target:
         raise UserError(f"pair {list(spec.pair)}: the vocabulary has {defense.assets.vocabulary} tokens")
     pair = spec.pair
     if pair is None and spec.model is None and spec.through != "vocabulary" and claim.kind != METRIC:
-        pair = (0, 1)
+        covered = defense.covered()[:2].tolist()
+        if len(covered) < 2:
+            raise UserError(f"defence {spec.defense}: its claim covers no two tokens, so there is nothing to test")
+        pair = (covered[0], covered[1])
     return Target(defense, claim, pair)
 
 

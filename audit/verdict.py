@@ -17,6 +17,7 @@ from audit.bounds import ESTIMATORS, CanaryScores, Estimator, Family, Scores
 from audit.bounds.base import Evidence, lower_limit
 from audit.guarantees import Guarantee, guarantee_of, licensed
 from audit.intervals import clopper_pearson
+from audit.witness import Background, Witness, find_witness
 from defenses.base import Claim
 from defenses.errors import UserError
 
@@ -70,6 +71,7 @@ class AuditResult:
         source: The claim's own.
         violation_of: What detectable_violation is a factor of.
         parameters: The defence's.
+        witness: Two inputs and an event with its counts; None for canaries, and where nobody said what was sent.
     """
 
     claim: str
@@ -102,6 +104,12 @@ class AuditResult:
     source: str = ""
     violation_of: str = ""
     parameters: Mapping[str, float] = field(default_factory=dict)
+    witness: Witness | None = None
+
+    def __post_init__(self) -> None:
+        found: object = self.witness
+        if isinstance(found, Mapping):  # as a file of unfinished claims has it
+            object.__setattr__(self, "witness", Witness.read(found))
 
 
 def judge(
@@ -122,6 +130,7 @@ def judge(
     score: str = "",
     seed: int | None = None,
     parameters: Mapping[str, float] | None = None,
+    behind: Background | None = None,
 ) -> AuditResult:
     """Test a claim on evidence that was gathered without choosing anything by it.
 
@@ -142,6 +151,7 @@ def judge(
         score: For the record.
         seed: For the record.
         parameters: The defence's, for the record.
+        behind: The two inputs behind scores: with them the result has a witness.
 
     Raises:
         UserError: the claim cannot be tested, the estimator is unknown, or the conversion is not licensed.
@@ -151,13 +161,16 @@ def judge(
     guarantee = guarantee_of(claim, delta)
     licensed(guarantee, family or guarantee.family)
     chosen = _estimator(estimator or guarantee.default_estimator(type(evidence)))
-    test_rng, bound_rng, power_rng = rng.spawn(3)
+    test_rng, bound_rng, power_rng, witness_rng = rng.spawn(4)
     p_value = chosen.p_value(evidence, guarantee.profile, guarantee.family, test_rng, level)
     bound = chosen.bound(evidence, family or guarantee.family, guarantee.delta, bound_rng, 1 - level)
     refuted = p_value <= level
     detectable = smallest_violation(chosen, evidence, guarantee, rng=power_rng, level=level, power=power)
     verdict = _verdict(refuted=refuted, conclusive=detectable <= violation)
     ceiling = 1 - guarantee.profile.tradeoff(kappa)
+    witness = None
+    if behind is not None and isinstance(evidence, Scores):
+        witness = find_witness(evidence, behind, guarantee.profile, guarantee.family, witness_rng)
     return AuditResult(
         claim=name,
         defence=defence,
@@ -198,6 +211,7 @@ def judge(
         source=claim.source,
         violation_of=guarantee.family.parameter_name,
         parameters=dict(parameters or {}),
+        witness=witness,
     )
 
 

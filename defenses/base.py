@@ -177,6 +177,8 @@ class Defense(ABC, Generic[ConfigT]):
     """The Config field that sets how much is hidden, the larger the less, as epsilon does; None where none does."""
     parameter_range: ClassVar[tuple[float, float]] = (1e-2, 1e4)
     """Where that parameter is searched, from next to nothing to next to everything read."""
+    metric_norm: ClassVar[float] = 2.0
+    """Of a guarantee per unit of distance: which norm of differences of `metric_table` rows the distance is."""
     has_local_model: ClassVar[bool] = False
     """Whether the client makes the final answer with a language model of its own, in `finish`."""
 
@@ -211,6 +213,14 @@ class Defense(ABC, Generic[ConfigT]):
 
         A defence that sends hidden states gives those, and one vector a prompt, (B, 1, h), where it pools them.
         """
+
+    def metric_table(self) -> Float32:
+        """One point for every token, (V, m), between which distances are taken. Here: the latent table."""
+        return self.latent_table()
+
+    def covered(self) -> Tokens:
+        """The token ids between any two of which the claim holds, in increasing order. Here: all."""
+        return np.arange(self.assets.vocabulary)
 
     def finish(self, prompts: Sequence[str], answers: Sequence[str], write: Writer, tokens: int) -> list[str]:  # noqa: ARG002 - for those that have one
         """What the client makes of the server's answers with its own prompts and a local model.

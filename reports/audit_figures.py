@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-from audit.audit_record import Tradeoff, tradeoffs
+from audit.audit_record import Tradeoff, tradeoffs, witnesses
 from audit.records import RunRecord
+from audit.witness import Witness
 from reports.figures import COLOURS, Drawn
 from reports.rows import Row, percentage, quantity, rows_of
 
@@ -31,7 +32,8 @@ _LEAST = 1e-6  # the smallest rate that a logarithmic axis shows
 def draw_claims(record: RunRecord, folder: Path, prefix: str) -> list[Drawn | None]:
     """Draw the trade-off picture of each row of an audit's record; None where it has no measured points."""
     drawn: list[Drawn | None] = []
-    for number, (row, points) in enumerate(zip(rows_of(record), tradeoffs(record), strict=True), start=1):
+    parts = zip(rows_of(record), tradeoffs(record), witnesses(record), strict=True)
+    for number, (row, points, witness) in enumerate(parts, start=1):
         if points is None:
             drawn.append(None)
             continue
@@ -41,6 +43,8 @@ def draw_claims(record: RunRecord, folder: Path, prefix: str) -> list[Drawn | No
         picture.suptitle(title, fontsize=11, parse_math=False)
         for axes in (left, right):
             _panel(axes, points, row.number("ceiling"))
+            if witness is not None and row.values.get("verdict") == "REFUTED":
+                _witness(axes, witness)
         _whole(left)
         _corner(right, points)
         handles, labels = left.get_legend_handles_labels()
@@ -161,6 +165,17 @@ def _measured(axes: Axes, points: Tradeoff, chosen: Any, style: tuple[str, str],
     axes.errorbar(
         fpr, tpr, xerr=across, yerr=spread, fmt=marker, color=colour, markersize=4.5, capsize=2, linewidth=1.2,
         label=label,
+    )  # fmt: skip
+
+
+def _witness(axes: Axes, witness: Witness) -> None:
+    """The event's rates under both inputs, with both intervals."""
+    rates = np.array([witness.null_count, witness.alternative_count]) / witness.draws
+    ends = np.array([[witness.null_low, witness.null_high], [witness.alternative_low, witness.alternative_high]])
+    spread = np.abs(ends - rates[:, None])
+    axes.errorbar(
+        max(rates[0], _LEAST), rates[1], xerr=spread[:1].T, yerr=spread[1:].T, fmt="D", color=GREEN, markersize=7,
+        markerfacecolor="none", markeredgewidth=1.8, capsize=3, linewidth=1.4, label="the witness's event",
     )  # fmt: skip
 
 

@@ -7,9 +7,10 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from audit.audit_record import VERDICTS
+from audit.audit_record import VERDICTS, witnesses
 from audit.curves import PARAMETER_PREFIX
 from audit.records import RunRecord
+from audit.witness import Witness, named
 from reports.audit_figures import draw_claims, draw_overview
 from reports.figures import Drawn
 from reports.rows import NOT_MEASURED, Row, escape, percentage, quantity, rows_of, table
@@ -34,6 +35,8 @@ OVERVIEW_NOTE = (
     "Each bound holds at its own confidence, while a verdict is given at the level spent on its claim and may rest on "
     "the whole trade-off curve: a refuted claim's mark may stand left of its bar."
 )
+ALONE = "this one event contradicts the claim: its least probability is more than is allowed"
+NOT_ALONE = "this one event does not contradict the claim at its interval; the p-value rests on more"
 PICTURE_NOTE = (
     "Intervals in the pictures are for one point at a time. The verdict comes from the p-value, which accounts for all "
     "points together: a single mark above the curve is no refutation, and a refutation needs no such mark. A point "
@@ -57,7 +60,11 @@ def audit_section(record: RunRecord, folder: Path, prefix: str) -> list[str]:
         "### Verdicts", "", _verdicts(rows), HOW_TO_READ, "",
         *([] if overview is None else [f"**{overview.title}**", "", _image(overview), "", OVERVIEW_NOTE, ""]),
         "### Claim by claim", "", PICTURE_NOTE, "",
-        *(line for number, row in enumerate(rows, 1) for line in _claim(number, row, pictures[number - 1])),
+        *(
+            line
+            for number, (row, picture, witness) in enumerate(zip(rows, pictures, witnesses(record), strict=True), 1)
+            for line in _claim(number, row, picture, witness)
+        ),
     ]  # fmt: skip
 
 
@@ -202,14 +209,72 @@ def _evidence(row: Row) -> str:
     return f"{samples:,.0f} {unit}"
 
 
-def _claim(number: int, row: Row, picture: Drawn | None) -> list[str]:
+def _claim(number: int, row: Row, picture: Drawn | None, witness: Witness | None) -> list[str]:
     reason = row.values.get("reason")
     return [
         f"#### {number}. {escape(row.name)}", "",
         f"{_verdict(row)}: {f'reason {NOT_MEASURED}' if reason is None else escape(str(reason))}", "",
+        *(_witness(witness) if row.values.get("verdict") == "REFUTED" else []),
         f"Picture: {NOT_MEASURED}, the record has no points of this audit." if picture is None else _image(picture), "",
         _assumptions(row),
     ]  # fmt: skip
+
+
+def _witness(witness: Witness | None) -> list[str]:
+    """How one would see a refutation: both inputs, the event, its rates, and what the claim allows."""
+    if witness is None:
+        return [f"Witness: {NOT_MEASURED}, the record has no event with its counts.", ""]
+    body = [
+        ["the inputs", _place(witness)],
+        ["the event", escape(f"{witness.event[:1].upper()}{witness.event[1:]}.")],
+        ["under " + escape(named(witness.null, witness.null_text)),
+         _rate(witness.null_count, witness, witness.null_low, witness.null_high)],
+        ["under " + escape(named(witness.alternative, witness.alternative_text)),
+         _rate(witness.alternative_count, witness, witness.alternative_low, witness.alternative_high)],
+        ["the claim allows the latter", f"at most {_share(witness.allowed)}, the former at its interval's end"],
+        ["by itself", ALONE if witness.conclusive else NOT_ALONE],
+    ]  # fmt: skip
+    return ["**The witness**", "", table(["witness", "value"], body), *_sent(witness)]
+
+
+def _place(witness: Witness) -> str:
+    size = f"prompts of {witness.tokens} token{'' if witness.tokens == 1 else 's'}"
+    requests, positions = (sorted(set(places)) for places in (witness.requests, witness.positions))
+    many = f"request {_ranks(requests)}, " if max(requests, default=1) > 1 else ""
+    return f"{size}, which differ at {many}position {_ranks(positions)}"
+
+
+def _ranks(places: Sequence[int], most: int = 8) -> str:
+    return ", ".join(map(str, places[:most])) + (f" and {len(places) - most} more" if len(places) > most else "")
+
+
+def _rate(count: int, witness: Witness, low: float, high: float) -> str:
+    return f"{count:,} of {witness.draws:,} draws: {_share(count / witness.draws)} [{_share(low)}, {_share(high)}]"
+
+
+def _share(value: float) -> str:
+    """A probability as a percentage; one near 0 or 1 keeps the digits that tell it from them."""
+    return f"{100 * value:.3f} %" if 0 < value < 0.01 or 0.99 < value < 1 else percentage(value)
+
+
+def _sent(witness: Witness) -> list[str]:
+    """The sent tokens of the event, the commonest first."""
+    if not witness.sent:
+        return []
+    body = [
+        [escape(named((token,), witness.sent_text[i : i + 1])), f"{first:,}", f"{second:,}"]
+        for i, (token, first, second) in enumerate(
+            zip(witness.sent, witness.sent_null, witness.sent_alternative, strict=True)
+        )
+    ]
+    rest = witness.kinds - len(body)
+    if rest > 0:
+        null = witness.null_count - sum(witness.sent_null)
+        alternative = witness.alternative_count - sum(witness.sent_alternative)
+        body.append([f"{rest:,} more", f"{null:,}", f"{alternative:,}"])
+    pairs = ((witness.null, witness.null_text), (witness.alternative, witness.alternative_text))
+    sides = [escape(named(*side, most=1)) for side in pairs]
+    return [table(["sent token of the event", *(f"draws under {side}" for side in sides)], body)]
 
 
 def _image(picture: Drawn) -> str:

@@ -207,6 +207,8 @@ class ProbeResult:
         distance: For a claim per unit of distance: test epsilon * distance.
         facts: Numbers and words for the record: training draws, the battery's strengths, the mode, ...
         pair: The inputs themselves.
+        sent: For each score of either side the token that was sent in place of the one that differs, shapes of the
+            scores; None where the defence sends no text, or several tokens differ.
     """
 
     scores: Scores
@@ -217,6 +219,7 @@ class ProbeResult:
     distance: float
     facts: Mapping[str, float | str | bool]
     pair: Inputs = field(repr=False)
+    sent: tuple[Ints, Ints] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "facts", MappingProxyType(dict(self.facts)))

@@ -10,8 +10,9 @@ from tqdm import tqdm
 
 from audit.bounds.base import EvidenceError, Scores
 from audit.bounds.families import Family
-from audit.probes.base import Bar, Draws, Float64, Inputs, ProbeResult, Target
+from audit.probes.base import Bar, Draws, Float64, Inputs, Ints, ProbeResult, Target
 from audit.probes.battery import Strength, Winner, battery, strongest
+from audit.probes.known_text import sent_at
 from audit.probes.mechanism import DefenseTarget
 from audit.probes.prompts import variants
 from audit.probes.scorers import Scorer, Structure
@@ -109,9 +110,14 @@ def collect(
             target.check(given[0], rng)
         source = _Source(target, rng, bar)
         arm, winner = _Training(source, family, samples, timing).run(given, train, through)
-        scores = _fresh(source, arm, winner, samples)
+        scores, sent = _fresh(source, arm, winner, samples)
     facts = {"train": train, "inputs_tried": len(given)}
-    return _result(scores, arm, winner, through, facts)
+    return replace(_result(scores, arm, winner, through, facts), sent=_roles(sent, winner))
+
+
+def _roles(sent: tuple[Ints, Ints] | None, winner: Winner) -> tuple[Ints, Ints] | None:
+    """Sent tokens in the roles of the scores."""
+    return sent if sent is None or not winner.strength.swapped else (sent[1], sent[0])
 
 
 def _result(
@@ -235,13 +241,22 @@ def _more(arm: _Arm, draws: tuple[Draws, Draws]) -> _Arm:
 _NOTHING = Structure("none: all views are equal", lambda draws: np.zeros(draws.count))
 
 
-def _fresh(source: _Source, arm: _Arm, winner: Winner, samples: int) -> Scores:
-    """Scores of fresh draws, block by block so that bodies need not all be kept."""
+def _fresh(source: _Source, arm: _Arm, winner: Winner, samples: int) -> tuple[Scores, tuple[Ints, Ints] | None]:
+    """Scores of fresh draws and the tokens that were sent, block by block so that bodies need not all be kept."""
     block = max(64, _BLOCK_BYTES // max(1, arm.draws[0].bodies[0].size))
     found: list[list[Float64]] = [[], []]
+    sent: list[list[Ints | None]] = [[], []]
     for start in range(0, samples, block):
         pair = source.pair(arm.inputs, arm.mode, min(block, samples - start))
-        for side, draws in zip(found, pair, strict=True):
+        for side, tokens, draws in zip(found, sent, pair, strict=True):
             side.append(winner.scorer.score(draws))
+            tokens.append(sent_at(source.target.defense, draws, arm.inputs))
     null, alternative = (np.concatenate(side) for side in found)
-    return Scores(null, alternative)
+    first, second = (_joined(side) for side in sent)
+    return Scores(null, alternative), None if first is None or second is None else (first, second)
+
+
+def _joined(parts: Sequence[Ints | None]) -> Ints | None:
+    """All blocks in one; None where one is not known."""
+    known = [part for part in parts if part is not None]
+    return np.concatenate(known) if len(known) == len(parts) else None

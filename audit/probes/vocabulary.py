@@ -1,8 +1,9 @@
 """The worst pair of real tokens, so that an audit's bound is not for a lucky pair.
 
 Where the law of the views is known (DEL), the pair that is farthest apart is looked for among all V^2 without looking
-at all of them: extremes of random projections, then hops to the farthest token. Where it is not, pairs are drawn from
-frequent and rare tokens alike, and training draws choose among them (`collect` with several inputs).
+at all of them: extremes of random projections, then hops to the farthest token. Where a text defence has a likelihood,
+candidates are compared by their public law (`known_text`). Where nothing is known, pairs are drawn from frequent and
+rare tokens alike, and training draws choose among them (`collect` with several inputs).
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from audit.probes.base import Inputs
 from audit.probes.divergence import PairEpsilon, log_affinity, pair_epsilon
+from audit.probes.known_text import text_pairs
 from defenses.base import Defense
 from defenses.pipeline.defense import Del
 from defenses.privacy.profile import PrivacyProfile
@@ -86,7 +88,8 @@ def search_pair(
     """Candidates for the worst pair of tokens of a defence's vocabulary.
 
     For DEL the search is by its public law: over all tokens, and within the frequent and the rare half, since a faulty
-    defence may treat them differently. Half of `count` are stratified pairs, which assume no law.
+    defence may treat them differently. For text defences with a likelihood it is by simulation of theirs. Half of
+    `count` are stratified pairs, which assume no law.
 
     Args:
         defense: Whose tokens are searched.
@@ -97,16 +100,20 @@ def search_pair(
             as in most tokenizers' vocabularies.
 
     Raises:
-        ValueError: count is below 2 or the vocabulary has fewer than 2 tokens.
+        ValueError: count is below 2 or the claim covers fewer than 2 tokens.
     """
-    vocabulary = defense.assets.vocabulary
-    if count < 2 or vocabulary < 2:
-        raise ValueError(f"at least 2 candidates and 2 tokens are needed, not {count} and {vocabulary}")
-    order = np.arange(vocabulary) if counts is None else np.argsort(-np.asarray(counts), kind="stable")
+    covered = defense.covered()
+    if count < 2 or len(covered) < 2:
+        raise ValueError(f"at least 2 candidates and 2 tokens are needed, not {count} and {len(covered)}")
+    order = covered if counts is None else covered[np.argsort(-np.asarray(counts)[covered], kind="stable")]
     profile: PrivacyProfile | None = defense.profile()
     worst = None if profile is None else profile.epsilon(delta)
     if not isinstance(defense, Del) or not np.isfinite(defense.quantizer.a_over_c):
-        return PairSearch(tuple(stratified_pairs(order, count, rng)), delta, worst, None)
+        best = [
+            TokenPair(a, b, None, f"told apart by the public law: {share:.0%} of what the first sends")
+            for a, b, share in text_pairs(defense, order, rng, max(1, count - count // 2))
+        ]
+        return PairSearch((*best, *stratified_pairs(order, count - len(best), rng)), delta, worst, None)
     pairs, reach = _known_law(defense, order, rng, delta, max(1, count - count // 2))
     more = stratified_pairs(order, count - len(pairs), rng) if count > len(pairs) else []
     return PairSearch((*pairs, *more), delta, worst, reach)

@@ -118,6 +118,13 @@ class CusText(DrawnByInversion[CusTextConfig]):
         make = disjoint_sets if self.config.mapping == "conservative" else own_sets
         return make(self.assets, size)
 
+    def covered(self) -> Tokens:
+        """The tokens of one output set that are not sent in clear: of the first set with two of them, else none."""
+        open_tokens = np.flatnonzero(~self.is_kept)
+        sets = self.mapping.sets[open_tokens]
+        shared = np.flatnonzero(np.bincount(sets) > 1) if len(sets) else np.empty(0, dtype=np.int64)
+        return open_tokens[sets == shared[0]] if len(shared) else open_tokens[:0]
+
     @cached_property
     def is_kept(self) -> np.ndarray:
         """Whether each token is sent in clear, bool (V,)."""

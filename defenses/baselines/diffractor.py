@@ -98,6 +98,7 @@ class Diffractor(IndependentReplacement[DiffractorConfig]):
     name = "diffractor"
     Config = DiffractorConfig
     privacy_parameter = "epsilon"
+    metric_norm = np.inf
 
     def __init__(self, config: DiffractorConfig, assets: Assets) -> None:
         super().__init__(config, assets)
@@ -124,6 +125,10 @@ class Diffractor(IndependentReplacement[DiffractorConfig]):
             relation="any two tokens, at the largest of their distances over the lists",
             source="Meisenbacher et al. 2024",
         )
+
+    def metric_table(self) -> Float32:
+        """The places of every token in the lists, (V, L)."""
+        return self.lists.places.T.astype(np.float32)
 
     def list_distance(self, first: int, second: int) -> int:
         """The largest |i - j| of two tokens over the lists: the distance of the claim."""

@@ -71,6 +71,10 @@ class SanTextPlus(DistanceLaw[SanTextPlusConfig]):
         """The sensitive tokens."""
         return _sensitive(self.assets, self.config.sensitive)
 
+    def covered(self) -> Tokens:
+        """The sensitive tokens."""
+        return np.sort(self.support.ids)
+
     @cached_property
     def is_sensitive(self) -> np.ndarray:
         """Whether each token is, bool (V,)."""

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from scipy.special import ndtr, ndtri
 
-from audit.audit_record import KEYS, Tradeoff, audit_record, audit_row, overall_verdict, tradeoffs
+from audit.audit_record import KEYS, Tradeoff, audit_record, audit_row, overall_verdict, tradeoffs, witnesses
 from audit.records import RunRecord
+from audit.witness import Witness
 
 FPR = (0.1, 0.2, 0.5)
 
@@ -48,6 +49,7 @@ class Result:
     source: str = "Theorem 4.2"
     parameters: Mapping[str, float] = dataclasses.field(default_factory=dict)
     points: Mapping[str, Any] | None = None
+    witness: Witness | None = None
     said: str | None = None
 
     @property
@@ -69,6 +71,16 @@ def read(points: Mapping[str, Any]) -> Tradeoff | None:
     """The points as they come back from a record on disk."""
     (found,) = tradeoffs(RunRecord.from_json(audit_record([Result(points=points)], {}, 0).to_json()))
     return found
+
+
+def event() -> Witness:
+    """A sent token that tells two tokens apart."""
+    return Witness(
+        null=(4,), alternative=(9,), null_text=("a",), alternative_text=("b",), requests=(1,), positions=(1,), tokens=1,
+        event='the token sent is "b" (id 9)', threshold=0.5, above=True, sent=(9,), sent_text=("b",), sent_null=(3,),
+        sent_alternative=(70,), kinds=1, null_count=3, alternative_count=70, draws=100, null_low=0.01, null_high=0.09,
+        alternative_low=0.6, alternative_high=0.8, confidence=0.95, allowed=0.3,
+    )  # fmt: skip
 
 
 def test_a_row_has_every_key_first_and_the_defences_parameters_last() -> None:
@@ -172,6 +184,27 @@ def test_points_are_matched_to_their_claims() -> None:
     swapped = dataclasses.replace(record, examples=record.examples[::-1])
     assert tradeoffs(swapped) == [None, None]
     assert tradeoffs(dataclasses.replace(record, examples=record.examples[:1])) == [None, None]
+
+
+def test_a_witness_comes_back_from_the_disk() -> None:
+    """Beside the points and without them, each with its own claim; the row stays flat."""
+    results = [Result(points=measured(), witness=event()), Result(claim="b", witness=event()), Result(claim="c")]
+    record = RunRecord.from_json(audit_record(results, {}, 0).to_json())
+    assert witnesses(record) == [event(), event(), None]
+    assert [found is None for found in tradeoffs(record)] == [False, True, True]
+    assert "witness" not in record.rows[0]
+    assert witnesses(dataclasses.replace(record, examples=record.examples[::-1])) == [None, event(), None]
+
+
+def test_records_before_there_were_witnesses_are_read() -> None:
+    """A record without one, with other examples or with half of one has none, and its points are read as before."""
+    old = audit_record([Result(points=measured())], {}, 0)
+    assert witnesses(old) == [None]
+    assert witnesses(dataclasses.replace(old, examples=[])) == [None]
+    (example,) = old.examples
+    half = dataclasses.replace(old, examples=[{**example, "witness": {"null": [4]}}])
+    assert witnesses(half) == [None]
+    assert tradeoffs(half) == tradeoffs(old)
 
 
 def test_lists_of_unequal_length_are_a_programming_error() -> None:

@@ -23,6 +23,7 @@ from defenses.baselines.custext import CusText, CusTextConfig, Mapping, own_sets
 from defenses.baselines.diffractor import Diffractor, DiffractorConfig
 from defenses.baselines.santext_plus import SanTextPlus, SanTextPlusConfig
 from defenses.baselines.tem import Tem, TemConfig
+from defenses.errors import UserError
 from defenses.privacy.epsilon_delta import EpsilonDeltaProfile
 from defenses.replacement_laws import Law
 
@@ -262,11 +263,33 @@ def test_the_audit_does_not_refute_the_mixture_of_lists(mechanism: str) -> None:
     assert verdict.verdict is not Verdict.REFUTED
 
 
-def test_the_audit_does_not_refute_tems_claim() -> None:
-    """2,500 draws a side of pairs at several distances, as a claims file asks: not refuted, some epsilon seen."""
-    tables = {"name": "t", "defense": "tem", "parameters": {"epsilon": 60.0}, "guarantee": "claimed"}
+ASKED = {
+    "tem": {"epsilon": 60.0},
+    "santext": {"epsilon": 20.0},
+    "santext-plus": {"epsilon": 20.0, "sensitive": 0.5, "replaced": 0.5},
+    "custext": {"epsilon": 3.0, "outputs": 8, "kept": 3},
+    "diffractor": {"epsilon": 0.02, "lists": 2},
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_a_claims_file_tests_a_claim_where_it_holds(name: str) -> None:
+    """2,500 draws a side of pairs that the claim covers, at the distance that it means: not refuted, and seen."""
+    tables = {"name": name, "defense": name, "parameters": ASKED[name], "guarantee": "claimed"}
     spec = parse_claims({"claims": [{**tables, "samples": 2500}]}).claims[0]
-    result, claim, _ = audit_claim(spec, build_target(spec), level=1e-3)
-    assert claim.kind == "metric-DP"
+    target = build_target(spec)
+    result, claim, probe = audit_claim(spec, target, level=1e-3)
+    pair = [int(tokens[tokens != other][0]) for tokens, other in
+            ((probe.pair.first, probe.pair.second), (probe.pair.second, probe.pair.first))]  # fmt: skip
+    assert np.isin(pair, target.defense.covered()).all()
     assert result.verdict is not Verdict.REFUTED
     assert result.epsilon_lower > 0
+    if name == "diffractor":
+        assert claim.parameters["distance"] == target.defense.list_distance(*pair)
+
+
+def test_a_claim_that_covers_no_two_tokens_is_one_line() -> None:
+    """CusText+ that sends every token in clear promises nothing."""
+    tables = {"name": "t", "defense": "custext", "parameters": {"kept": 64}, "guarantee": "claimed"}
+    with pytest.raises(UserError, match="covers no two tokens"):
+        build_target(parse_claims({"claims": [tables]}).claims[0])

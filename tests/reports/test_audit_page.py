@@ -17,6 +17,7 @@ from audit.audit_record import tradeoffs
 from audit.intervals import clopper_pearson
 from audit.provenance import Provenance
 from audit.records import RunRecord, new_record
+from audit.witness import Witness
 from reports import audit_figures
 from reports.audit_page import audit_opening
 from reports.markdown import MARK, write_report
@@ -31,6 +32,14 @@ COMMON: dict[str, Any] = {
     "samples": 2000, "detectable_violation": 1.12, "power_target": 0.8, "through": "wire", "score": "likelihood ratio",
     "seed": 0, "seconds": 1.9, "reason": "stays below the claim",
 }  # fmt: skip
+
+
+WITNESS = Witness(
+    null=(4,), alternative=(9,), null_text=("|a|",), alternative_text=(" b",), requests=(1,), positions=(3,), tokens=5,
+    event="the token sent is one of 14 tokens", threshold=0.5, above=True, sent=(9, 12), sent_text=(" b", "c"),
+    sent_null=(3, 0), sent_alternative=(900, 70), kinds=14, null_count=5, alternative_count=1000, draws=1700,
+    null_low=0.0008, null_high=0.0075, alternative_low=0.56, alternative_high=0.62, confidence=0.95, allowed=0.02,
+)  # fmt: skip
 
 
 def measured(mu: float, claimed: float, rng: np.random.Generator) -> dict[str, Any]:
@@ -64,6 +73,7 @@ def record() -> RunRecord:
         created="2026-01-02T03:04:05+00:00", command="delaudit check claims.toml",
     )  # fmt: skip
     examples = [{"claim": row["claim"], "seed": 0, **found} for row, found in zip(rows, points, strict=True)]
+    examples[0]["witness"] = dataclasses.asdict(WITNESS)  # of a claim that is not refuted
     return new_record("check", config={}, seed=0, rows=rows, examples=examples, provenance=origin)
 
 
@@ -131,6 +141,61 @@ def test_names_cannot_inject_markup(text: str) -> None:
         assert len({len(cells) for cells in table}) == 1
     (heading,) = [line for line in text.splitlines() if line.startswith("#### 3.")]
     assert heading.startswith(r"#### 3. a \| \$\\alpha\_\$ &lt;b&gt;x&lt;/b&gt; ⏎ \[l\]")
+
+
+def refuted(record: RunRecord, witness: Witness | None) -> RunRecord:
+    """One refuted claim with its witness."""
+    row = {**COMMON, "claim": "a", "verdict": "REFUTED", "p_value": 1e-9}
+    example = {**record.examples[1], "claim": "a"}
+    if witness is not None:
+        example["witness"] = dataclasses.asdict(witness)
+    return dataclasses.replace(record, rows=[row], nonfinite={}, examples=[example])
+
+
+def page(record: RunRecord, folder: Path) -> str:
+    """The page's text."""
+    return (write_report([record], folder) / "report.md").read_text(encoding="utf-8")
+
+
+def test_a_refutation_shows_its_witness(record: RunRecord, tmp_path: Path) -> None:
+    """Both inputs with text and id, where they differ, the event, both rates with intervals, and what is allowed."""
+    text = page(refuted(record, WITNESS), tmp_path / "r")
+    shown, sent = tables(text)[1:3]
+    values = dict(shown[2:])
+    assert values["the inputs"] == "prompts of 5 tokens, which differ at position 3"
+    assert values["the event"] == "The token sent is one of 14 tokens."
+    assert values[r'under "\|a\|" (id 4)'] == "5 of 1,700 draws: 0.294 % [0.080 %, 0.750 %]"
+    assert values['under " b" (id 9)'] == "1,000 of 1,700 draws: 58.8 % [56.0 %, 62.0 %]"
+    assert values["the claim allows the latter"].startswith("at most 2.0 %")
+    assert "contradicts the claim" in values["by itself"]
+    assert sent[2:] == [['" b" (id 9)', "3", "900"], ['"c" (id 12)', "0", "70"], ["12 more", "2", "30"]]
+
+
+def test_a_weak_event_and_a_missing_one_are_said(record: RunRecord, tmp_path: Path) -> None:
+    """An event that the claim allows is not called a contradiction; an old record says that it has none."""
+    weak = page(refuted(record, dataclasses.replace(WITNESS, allowed=0.9, sent=(), sent_text=())), tmp_path / "w")
+    assert "does not contradict the claim at its interval" in weak
+    assert "sent token of the event" not in weak
+    old = page(refuted(record, None), tmp_path / "o")
+    assert f"Witness: {NOT_MEASURED}" in old
+    assert "**The witness**" not in old
+
+
+def test_only_a_refuted_claim_has_a_witness(text: str) -> None:
+    """The record's witness of a sound claim is not shown: it would read as a contradiction."""
+    assert "**The witness**" not in text
+    assert text.count(f"Witness: {NOT_MEASURED}") == 1
+
+
+def test_the_picture_marks_the_witness() -> None:
+    """One mark at both rates, with the ends of both intervals."""
+    axes = Picture().add_subplot()
+    audit_figures._witness(axes, WITNESS)
+    (mark,) = axes.containers
+    assert mark.lines[0].get_xdata().tolist() == [5 / 1700]
+    assert mark.lines[0].get_ydata().tolist() == [1000 / 1700]
+    ends = sorted(value for bar in mark.lines[2] for value in bar.get_segments()[0].ravel().tolist())
+    assert ends == pytest.approx(sorted([0.0008, 0.0075, 0.56, 0.62, 5 / 1700, 5 / 1700, 1000 / 1700, 1000 / 1700]))
 
 
 def test_the_opening_counts_and_warns(record: RunRecord) -> None:

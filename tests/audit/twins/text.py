@@ -8,6 +8,7 @@ import numpy as np
 from defenses.base import Assets, Claim, Defense, Float32, Tokens, View
 from defenses.baselines.santext import SanText
 from defenses.privacy.exponential import ExponentialMechanismProfile
+from defenses.replacement_laws import Law
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,6 @@ class WithoutTheHalf(SanText):
 
     name = "without-the-half"
 
-    def _laws(self, tokens: Tokens) -> Iterator[tuple[int, np.ndarray]]:
+    def _laws(self, tokens: Tokens) -> Iterator[Law]:
         """SANTEXT's laws at twice its epsilon."""
         return SanText(replace(self.config, epsilon=2 * self.config.epsilon), self.assets)._laws(tokens)
