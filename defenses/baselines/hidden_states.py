@@ -5,13 +5,13 @@ A control. Depth is often taken for protection; sentence-level inversion shows h
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
 import numpy as np
 
-from defenses.base import NO_CLAIM, Assets, Claim, Defense, Float32, Tokens, View
+from defenses.base import NO_CLAIM, Claim, Float32, Tokens, View
 from defenses.errors import UserError
+from defenses.sent_states import SentStates, sent
 
 POOLS = ("none", "mean", "last")
 
@@ -35,18 +35,11 @@ class HiddenStatesConfig:
             raise UserError(f"hidden-states: pool must be one of {', '.join(POOLS)}, not {self.pool!r}")
 
 
-class HiddenStates(Defense[HiddenStatesConfig]):
+class HiddenStates(SentStates[HiddenStatesConfig]):
     """Float32 activations, little-endian: h per token, or per prompt where they are pooled."""
 
     name = "hidden-states"
     Config = HiddenStatesConfig
-
-    def __init__(self, config: HiddenStatesConfig, assets: Assets) -> None:
-        super().__init__(config, assets)
-        if assets.hidden is None:
-            raise UserError("hidden-states needs the LLM itself, not only its embedding table: name one with --model")
-        self._hidden = assets.hidden
-        self.entry_block = config.blocks
 
     @property
     def claim(self) -> Claim:
@@ -59,29 +52,17 @@ class HiddenStates(Defense[HiddenStatesConfig]):
 
     def protect(self, tokens: Tokens, rng: np.random.Generator) -> View:  # noqa: ARG002 - no coins are needed
         """Activations of tokens (B, T) after the client's blocks."""
-        states = self._hidden(tokens, self.config.blocks)
+        states = self.states(tokens)
         if self.config.pool == "mean":
             states = states.mean(axis=1)
         elif self.config.pool == "last":
             states = states[:, -1]
-        return View(states.astype("<f4").tobytes(), (tokens.shape[0], tokens.shape[1]))
+        return sent(states, tokens)
 
     def restore(self, view: View) -> Float32:
         """What was sent: (B, T, h), or (B, 1, h) where positions are pooled."""
-        positions = view.shape[1] if self.config.pool == "none" else 1
-        flat = np.frombuffer(view.payload, dtype="<f4").astype(np.float32)
-        return flat.reshape(view.shape[0], positions, flat.size // max(1, view.shape[0] * positions))
-
-    def latent_table(self) -> Float32:
-        """Hidden states of each token as a prompt of its own, (V, h).
-
-        An approximation: in a prompt, a token's hidden state depends on the tokens before it too.
-        """
-        return self._table
-
-    @cached_property
-    def _table(self) -> Float32:
-        return self._hidden(np.arange(self.assets.vocabulary)[:, None], self.config.blocks)[:, 0]
+        pooled = self.config.pool != "none"
+        return super().restore(View(view.payload, (view.shape[0], 1)) if pooled else view)
 
 
 DEFENSE = HiddenStates

@@ -172,6 +172,17 @@ class L2LaplaceProfile(PrivacyProfile):
         """Panels of 16 nodes: several for each width of the density's peak, which is about (d + kappa)^(-1/2)."""
         return 16 + math.ceil(4 * math.sqrt(self.dimension + self.epsilon_at))
 
+    @property
+    def peak(self) -> float:
+        """About the greatest log of e^(kappa (sin phi - 1)) cos(phi)^(d-2): without it, large d and kappa underflow."""
+        kappa, free = 0.5 * self.epsilon_at, self.dimension - 2
+        if not free:
+            return 0.0
+        # Where kappa cos(phi)^2 = (d - 2) sin(phi); the root is written without a difference.
+        sine = 2 * kappa / (free + math.hypot(free, 2 * kappa))
+        squared_cosine = free * sine / kappa
+        return -kappa * squared_cosine / (1 + sine) + 0.5 * free * math.log(squared_cosine)
+
     def log_density(self, phi: Float64) -> Float64:
         """Log of e^(kappa (sin phi - 1)) cos(phi)^(d-2) (cos(phi)^2 + (d-1)/kappa R), shape of phi; not normalised."""
         kappa = 0.5 * self.epsilon_at
@@ -179,7 +190,9 @@ class L2LaplaceProfile(PrivacyProfile):
         # sin(phi) - 1 = -2 sin((pi/2 - phi)/2)^2 keeps its digits near the end.
         exponent = -2 * kappa * np.sin(0.5 * (0.5 * math.pi - phi)) ** 2
         bracket = cosine * cosine + (self.dimension - 1) / kappa * bessel_ratio(self.dimension, kappa)
-        return np.asarray(exponent + (self.dimension - 2) * np.log(cosine) + np.log(bracket), dtype=np.float64)
+        return np.asarray(
+            exponent - self.peak + (self.dimension - 2) * np.log(cosine) + np.log(bracket), dtype=np.float64
+        )
 
 
 def bessel_ratio(dimension: int, kappa: float) -> float:

@@ -112,3 +112,20 @@ def test_sends_of_one_point_compose() -> None:
     one = MetricProfile(1.0, 8).at(2.0)
     three = one.compose(3)
     assert one.epsilon(1e-5) < three.epsilon(1e-5) <= 6.0
+
+
+@pytest.mark.parametrize("epsilon_at", [8e3, 1e5])
+def test_a_wide_embedding_at_little_noise_does_not_underflow(epsilon_at: float) -> None:
+    """In 576 dimensions and with losses of thousands delta is the integral over zeta, taken in the log domain."""
+    profile, kappa = L2LaplaceProfile(epsilon_at, 576), 0.5 * epsilon_at
+    zeta = np.linspace(-1, 1, 2_000_001)[1:-1]
+    square = 1 - zeta**2
+    bracket = square + 575 / kappa * bessel_ratio(576, kappa)
+    logs = kappa * zeta + (576 - 3) / 2 * np.log(square) + np.log(bracket)
+    total = special.logsumexp(logs)
+    epsilon = profile.epsilon(1e-5)
+    assert 0.5 * epsilon_at < epsilon < epsilon_at
+    for asked in (epsilon, 0.98 * epsilon):
+        over = 2 * kappa * zeta > asked
+        kept = np.log(-np.expm1(asked - 2 * kappa * zeta[over]))
+        assert profile.delta(asked) == pytest.approx(math.exp(special.logsumexp(logs[over] + kept) - total), rel=1e-4)

@@ -1,0 +1,101 @@
+"""Learned additive noise as an artifact: a Laplace location and scale for each coordinate of what is sent.
+
+    STORE/<model>/noise-NAME.safetensors      and .json, its card
+
+It belongs to one embedding table and one number of blocks, and is refused elsewhere.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from defenses.base import Assets, Float32
+from defenses.errors import UserError
+from defenses.pipeline.artifacts import store_for
+from defenses.pipeline.projection import write_text
+
+
+@dataclass(frozen=True, eq=False)
+class LearnedNoise:
+    """Independent Laplace noise, coordinate by coordinate.
+
+    Attributes:
+        location: Of each coordinate, (h,).
+        scale: Of each coordinate, (h,), above 0; the variance is twice its square.
+        blocks: After how many blocks of the LLM it is added; 0 is on the embeddings.
+        fingerprint: Of the embedding table of the LLM that it was trained for.
+    """
+
+    location: Float32
+    scale: Float32
+    blocks: int
+    fingerprint: str
+
+    def __post_init__(self) -> None:
+        if self.location.shape != self.scale.shape or self.location.ndim != 1:
+            raise ValueError(f"location {self.location.shape} and scale {self.scale.shape} are not of one shape (h,)")
+        if not (np.isfinite(self.location).all() and np.isfinite(self.scale).all() and (self.scale > 0).all()):
+            raise ValueError("locations must be finite, scales finite and positive")
+
+
+def save_noise(noise: LearnedNoise, path: Path, card: Mapping[str, Any]) -> None:
+    """Write the noise as safetensors, its card beside it as JSON; both replaced whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(path.name + ".tmp")
+    facts = {"blocks": str(noise.blocks), "embedding": noise.fingerprint}
+    save_file({"location": noise.location, "scale": noise.scale}, fresh, facts)
+    os.replace(fresh, path)  # noqa: PTH105 - atomic on every platform
+    text = json.dumps({**card, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}, indent=2)
+    write_text(path.with_suffix(".json"), text + "\n")
+
+
+def load_noise(path: Path) -> LearnedNoise:
+    """Read what `save_noise` wrote.
+
+    Raises:
+        UserError: the file is missing, damaged or no such noise.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            facts = file.metadata() or {}
+            location, scale = file.get_tensor("location"), file.get_tensor("scale")
+        return LearnedNoise(location, scale, int(facts["blocks"]), facts["embedding"])
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise UserError(f"{path} is no readable noise ({error}); train some with `delaudit train noise`") from error
+
+
+def find_noise(assets: Assets, name: str, blocks: int) -> LearnedNoise:
+    """The noise of a name shipped for this model, or of a path to a safetensors file.
+
+    Raises:
+        UserError: there is none, or it was trained for another model or another split.
+    """
+    path = Path(name) if name.endswith(".safetensors") else store_for(assets.model) / f"noise-{name}.safetensors"
+    if not path.exists():
+        known = [p.stem.removeprefix("noise-") for p in sorted(path.parent.glob("noise-*.safetensors"))]
+        offer = f"there are {', '.join(known)}" if known else "train some with `delaudit train noise`"
+        raise UserError(f"noise {name}: no such noise for {assets.model}; {offer}")
+    found = load_noise(path)
+    if found.fingerprint != fingerprint(assets):
+        raise UserError(
+            f"noise {name} belongs to the embedding table {found.fingerprint}, this model's is {fingerprint(assets)}: "
+            "train some for this model with `delaudit train noise`"
+        )
+    if found.blocks != blocks:
+        raise UserError(f"noise {name} was trained for blocks = {found.blocks}, not {blocks}")
+    return found
+
+
+@lru_cache(maxsize=4)
+def fingerprint(assets: Assets) -> str:
+    """16 hex digits over the embedding table, as cards of artifacts have them."""
+    return hashlib.sha256(np.ascontiguousarray(assets.embedding).tobytes()).hexdigest()[:16]
