@@ -186,6 +186,11 @@ class Defense(ABC, Generic[ConfigT]):
         self.config = config
         self.assets = assets
 
+    @classmethod
+    def reads_latents(cls, config: ConfigT) -> bool:
+        """Whether a defence, so configured, needs a projection. Here: where its config says on = "latents"."""
+        return getattr(config, "on", None) == "latents"
+
     @property
     @abstractmethod
     def claim(self) -> Claim:

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from audit.records import RunRecord
 
 DEFAULT = ("quick",)
-WITHOUT_PROJECTION = frozenset({"identity", "hidden-states", "santext", "metric-noise"})  # as they come
 
 
 @click.command()
@@ -76,7 +75,8 @@ def _experiment(options: dict[str, Any]) -> "Experiment":
     from audit.config import parse_experiment
 
     projections = list(options["projections"])
-    if not projections and options["defense"] not in WITHOUT_PROJECTION:
+    parameters = dict(choices(change, "--set") for change in options["changes"])
+    if not projections and _reads_latents(options["defense"], parameters):
         projections = ["d128-noise-aware"]
     raw = {
         "name": "attack",
@@ -98,7 +98,7 @@ def _experiment(options: dict[str, Any]) -> "Experiment":
             {
                 "defense": options["defense"],
                 "projection": projections,
-                "parameters": dict(choices(change, "--set") for change in options["changes"]),
+                "parameters": parameters,
                 "soft_prompt": "none",
             }
         ],
@@ -157,3 +157,15 @@ def _line(cells: tuple[str, ...]) -> str:
 
 def _number(value: object) -> str:
     return f"{value:.3f}" if isinstance(value, float | int) else "-"
+
+
+def _reads_latents(name: str, parameters: dict[str, list[Any]]) -> bool:
+    """Whether a defence needs a projection in the space that it was asked to work in, or in its own choice of one."""
+    from defenses.registry import defenses, pick
+
+    plugin = pick(defenses(), name, "defence")
+    spaces = [{"on": value} for value in parameters.get("on", [])] or [{}]
+    try:
+        return any(plugin.reads_latents(plugin.Config(**space)) for space in spaces)
+    except TypeError:
+        return False  # it has no spaces; the experiment says so

@@ -24,6 +24,11 @@ class ProjectionOnly(Defense[ProjectionOnlyConfig]):
     name = "projection-only"
     Config = ProjectionOnlyConfig
 
+    @classmethod
+    def reads_latents(cls, config: ProjectionOnlyConfig) -> bool:  # noqa: ARG003 - whatever it says
+        """Always."""
+        return True
+
     @property
     def claim(self) -> Claim:
         """It promises nothing."""

@@ -65,6 +65,11 @@ class Del(Defense[DelConfig]):
         self.quantizer = _quantizer(config, self.projection)
         self.sampler = TableSampler(self.quantizer)
 
+    @classmethod
+    def reads_latents(cls, config: DelConfig) -> bool:  # noqa: ARG003 - whatever it says
+        """Always."""
+        return True
+
     @property
     def claim(self) -> Claim:
         """The paper's nominal claim; the exact one is `profile`."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from defenses.base import Assets, Defense, LikelihoodUnavailable, View
+from defenses.errors import UserError
 from defenses.privacy.profile import PrivacyProfile
 from defenses.randomness import seeded_rng
 from defenses.registry import defenses
@@ -94,6 +95,16 @@ def test_more_of_the_privacy_parameter_hides_less(defense: Defense[Any]) -> None
         profile = worst.worst_case()
         found.append(np.inf if profile is None else profile.epsilon(1e-5))
     assert all(later >= earlier for earlier, later in itertools.pairwise(found))
+
+
+def test_a_defence_says_whether_it_needs_a_projection(defense: Defense[Any], assets: Assets) -> None:
+    """Without a projection it works, or says that it needs one, as it said beforehand."""
+    bare = dataclasses.replace(assets, projection=None)
+    if type(defense).reads_latents(defense.config):
+        with pytest.raises(UserError, match="needs a projection"):
+            type(defense)(defense.config, bare).protect(TOKENS, seeded_rng(0, "contract"))
+    else:
+        assert type(defense)(defense.config, bare).protect(TOKENS, seeded_rng(0, "contract")).payload
 
 
 def test_a_client_without_a_model_hands_answers_on(defense: Defense[Any]) -> None:
