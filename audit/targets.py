@@ -119,7 +119,7 @@ def _exact(defense: Defense[Any], spec: ClaimSpec, unit: str) -> Claim:
         raise UserError(f"defence {defense.name} has no privacy profile: there is nothing exact to test")
     if defense.claim.kind == METRIC:
         raise UserError(f'defence {defense.name} promises per unit of distance: test guarantee = "claimed"')
-    if spec.unit == "prompt":
+    if spec.unit == "prompt" and "token" in defense.claim.unit:  # a promise about whole prompts holds as it is
         profile = profile.compose(spec.tokens)
     if isinstance(profile, StochasticQuantizationProfile):
         if spec.unit == "coordinate":
