@@ -10,13 +10,13 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NoReturn, Protocol, TypeVar
+from typing import ClassVar, NoReturn, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from defenses.base import Assets, Float32, LikelihoodUnavailable, Tokens, View
+from defenses.base import NO_CLAIM, Assets, Claim, Float32, LikelihoodUnavailable, Tokens, View
 from defenses.errors import UserError
 from defenses.likelihood import Distances
 from defenses.privacy.exponential import ExponentialMechanismProfile
@@ -150,11 +150,30 @@ class DistanceLaw(DrawnByInversion[ConfigT]):
 
     reach: float = np.inf
     """Beyond it, distance makes no difference."""
+    source: ClassVar[str]
+    """Of the claim."""
+    relation: ClassVar[str] = "any two tokens"
+    """Between which it holds."""
 
     @property
     @abstractmethod
     def support(self) -> Support:
         """What is drawn from; the same object for the same table."""
+
+    @property
+    def claim(self) -> Claim:
+        """Epsilon per unit of distance; none without noise."""
+        if self.silent:
+            return NO_CLAIM
+        return Claim("metric-DP", {"epsilon": self.config.epsilon}, "unit of distance", self.relation, self.source)
+
+    def profile(self) -> ExponentialMechanismProfile | None:
+        """Of two tokens at distance 1 (or the reach, where that is less); None without noise."""
+        return None if self.silent else self.profile_at(1.0)
+
+    def worst_case(self) -> ExponentialMechanismProfile | None:
+        """Of a range of epsilon times the table's diameter or the reach, whichever is less; None without noise."""
+        return None if self.silent else self.profile_at(self.diameter)
 
     def profile_at(self, distance: float) -> ExponentialMechanismProfile:
         """The worst case of mechanisms whose losses have this range: tokens at this distance that draw by distance.

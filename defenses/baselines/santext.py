@@ -16,10 +16,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from defenses.base import NO_CLAIM, Assets, Claim
+from defenses.base import Assets
 from defenses.errors import UserError
 from defenses.likelihood import Distances
-from defenses.privacy.exponential import ExponentialMechanismProfile
 from defenses.replacement_laws import DistanceLaw, Support, check_epsilon, whole_vocabulary
 
 
@@ -47,6 +46,7 @@ class SanText(DistanceLaw[SanTextConfig]):
     name = "santext"
     Config = SanTextConfig
     privacy_parameter = "epsilon"
+    source = "Yue et al. 2021"
 
     def __init__(self, config: SanTextConfig, assets: Assets) -> None:
         super().__init__(config, assets)
@@ -64,27 +64,6 @@ class SanText(DistanceLaw[SanTextConfig]):
         if self.config.outputs is None:
             return whole_vocabulary(self.assets)
         return _first(self.assets, self.config.outputs)
-
-    @property
-    def claim(self) -> Claim:
-        """Epsilon per unit of distance; none without noise."""
-        if self.silent:
-            return NO_CLAIM
-        return Claim(
-            kind="metric-DP",
-            parameters={"epsilon": self.config.epsilon},
-            unit="unit of distance",
-            relation="any two tokens",
-            source="Yue et al. 2021",
-        )
-
-    def profile(self) -> ExponentialMechanismProfile | None:
-        """Of two tokens at distance 1; None without noise."""
-        return None if self.silent else self.profile_at(1.0)
-
-    def worst_case(self) -> ExponentialMechanismProfile | None:
-        """The profile at the diameter of the table; None without noise."""
-        return None if self.silent else self.profile_at(self.diameter)
 
 
 @lru_cache(maxsize=2)

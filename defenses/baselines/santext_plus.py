@@ -25,7 +25,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from defenses.base import NO_CLAIM, Assets, Claim, Float32, Tokens
+from defenses.base import Assets, Float32, Tokens
 from defenses.errors import UserError
 from defenses.likelihood import Distances
 from defenses.privacy.exponential import ExponentialMechanismProfile
@@ -60,6 +60,8 @@ class SanTextPlus(DistanceLaw[SanTextPlusConfig]):
     name = "santext-plus"
     Config = SanTextPlusConfig
     privacy_parameter = "epsilon"
+    source = "Yue et al. 2021"
+    relation = "any two sensitive tokens"
 
     def __init__(self, config: SanTextPlusConfig, assets: Assets) -> None:
         super().__init__(config, assets)
@@ -81,23 +83,6 @@ class SanTextPlus(DistanceLaw[SanTextPlusConfig]):
         found = np.zeros(self.assets.vocabulary, dtype=bool)
         found[self.support.ids] = True
         return found
-
-    @property
-    def claim(self) -> Claim:
-        """Epsilon per unit of distance, among sensitive tokens; none without noise."""
-        if self.silent:
-            return NO_CLAIM
-        return Claim(
-            kind="metric-DP",
-            parameters={"epsilon": self.config.epsilon},
-            unit="unit of distance",
-            relation="any two sensitive tokens",
-            source="Yue et al. 2021",
-        )
-
-    def profile(self) -> ExponentialMechanismProfile | None:
-        """Of two sensitive tokens at distance 1; None without noise."""
-        return None if self.silent else self.profile_at(1.0)
 
     def worst_case(self) -> ExponentialMechanismProfile | None:
         """None where a token may be kept: at every delta below 1 - p no epsilon holds between it and another.

@@ -27,9 +27,8 @@ words; choosing one of them raises, and the word itself is sent in clear.
 import math
 from dataclasses import dataclass
 
-from defenses.base import NO_CLAIM, Assets, Claim
+from defenses.base import Assets
 from defenses.errors import UserError
-from defenses.privacy.exponential import ExponentialMechanismProfile
 from defenses.replacement_laws import DistanceLaw, Support, check_epsilon, whole_vocabulary
 
 
@@ -61,6 +60,7 @@ class Tem(DistanceLaw[TemConfig]):
     name = "tem"
     Config = TemConfig
     privacy_parameter = "epsilon"
+    source = "Carvalho et al. 2023"
 
     def __init__(self, config: TemConfig, assets: Assets) -> None:
         super().__init__(config, assets)
@@ -74,27 +74,6 @@ class Tem(DistanceLaw[TemConfig]):
     def support(self) -> Support:
         """All tokens."""
         return whole_vocabulary(self.assets)
-
-    @property
-    def claim(self) -> Claim:
-        """Epsilon per unit of distance; none without noise."""
-        if self.silent:
-            return NO_CLAIM
-        return Claim(
-            kind="metric-DP",
-            parameters={"epsilon": self.config.epsilon},
-            unit="unit of distance",
-            relation="any two tokens",
-            source="Carvalho et al. 2023",
-        )
-
-    def profile(self) -> ExponentialMechanismProfile | None:
-        """Of two tokens at distance 1 (or gamma, where that is less); None without noise."""
-        return None if self.silent else self.profile_at(1.0)
-
-    def worst_case(self) -> ExponentialMechanismProfile | None:
-        """Of a range of epsilon times the diameter or gamma, whichever is less; None without noise."""
-        return None if self.silent else self.profile_at(self.diameter)
 
 
 DEFENSE = Tem
