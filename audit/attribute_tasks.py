@@ -83,7 +83,7 @@ def embedded_data(names: Sequence[str] = (), *, seed: int = 0, prompts: int = EM
         raise UserError(f"--task {unknown[0]}: the embedded workload has no such attribute; it has {', '.join(known)}")
     made = make_workload(seed, prompts)
     tasks = tuple(
-        AttributeTask(name, known[name], _numbers([prompt.attributes.get(name) for prompt in made], known[name]))
+        AttributeTask(name, known[name], class_numbers([prompt.attributes.get(name) for prompt in made], known[name]))
         for name in dict.fromkeys(names or known)
     )
     texts = tuple(prompt.text for prompt in made)
@@ -109,8 +109,8 @@ def table_data(
     Raises:
         UserError: no such source or column, or fewer than two classes are left.
     """
-    rows, name = _table(source)
-    columns = {key: _column(rows, key, name) for key in dict.fromkeys([text, label, *([group] if group else [])])}
+    rows, name = open_table(source)
+    columns = {key: column_values(rows, key, name) for key in dict.fromkeys([text, label, *([group] if group else [])])}
     labels = [None if value is None or str(value).strip() == "" else str(value) for value in columns[label]]
     if bins is not None:
         labels = _binned(columns[label], bins, label)
@@ -127,7 +127,7 @@ def table_data(
         )
     if len(frequent) > MOST_CLASSES:
         raise UserError(f"{name}: column '{label}' has {len(frequent)} classes, too many; --bins cuts numbers into few")
-    task = AttributeTask(label, frequent, _numbers(labels, frequent))
+    task = AttributeTask(label, frequent, class_numbers(labels, frequent))
     facts = {"name": name, "sha256": digest(texts), "documents": len(texts), "classes_left_out": ", ".join(rare)}
     users = np.unique(owners, return_inverse=True)[1].astype(np.int64)
     data = AttributeData(tuple(texts), users, (task,), facts)
@@ -202,13 +202,18 @@ def grouped(
     return groups
 
 
-def _table(source: str) -> tuple[Any, str]:
-    """A `datasets.Dataset` and its short name."""
+def open_table(source: str) -> tuple[Any, str]:
+    """The table that "SOURCE@SPLIT" names, a `datasets.Dataset`, and its short name."""
     place, _, split = source.partition("@")
     return read_table(place, split or None)
 
 
-def _column(rows: Any, key: str, name: str) -> list[Any]:
+def column_values(rows: Any, key: str, name: str) -> list[Any]:
+    """A column's values, class numbers of a `ClassLabel` as the names they stand for.
+
+    Raises:
+        UserError: there is no such column in the table called `name`.
+    """
     if key not in rows.column_names:
         raise UserError(f"{name}: has no column '{key}'; its columns are {', '.join(rows.column_names)}")
     values: list[Any] = rows[key][:]
@@ -239,6 +244,7 @@ def _frequent(labels: Sequence[str | None], owners: Sequence[str], least: int) -
     return kept, sorted(set(users) - set(kept))
 
 
-def _numbers(labels: Sequence[str | None], classes: Sequence[str]) -> Int64:
+def class_numbers(labels: Sequence[str | None], classes: Sequence[str]) -> Int64:
+    """Each label's place among the classes, (N,); -1 for one that is none of them."""
     place = {name: number for number, name in enumerate(classes)}
     return np.array([place.get(str(label), UNLABELLED) for label in labels], dtype=np.int64)

@@ -4,7 +4,6 @@ Equal success under one attack is not equal privacy. So the noise is found twice
 for the strongest one, and what every attack reads at both is measured on documents that had no part in it.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +13,11 @@ from tqdm import tqdm
 
 from audit.accounting import AccountReport, account
 from audit.adversaries import Adversary, token_adversaries
+from audit.bisection import bisect
 from audit.measures import Pairs
 from audit.recovery import recover
 from audit.workbench import Workbench
+from defenses.base import Defense, Unavailable
 from defenses.errors import UserError
 from defenses.pipeline.defense import Del, DelConfig
 from defenses.randomness import seeded_rng
@@ -159,58 +160,67 @@ def calibrate_asr(
     adversaries = token_adversaries([BLIND, first, *rivals])  # a mistake is found before the model is loaded
     if any(one.text == first and getattr(one.options, "sends", 1) > 1 for one in adversaries):
         raise UserError(f"--attack {first}: it needs several messages of a prompt; calibrate with an attack on one")
-    session = _Session(bench, adversaries, n, projection)
+    assets = bench.assets(projection)
+    trials = Trials(bench, adversaries, lambda mu: Del(DelConfig(n=n, mu=mu), assets))
     goals = [(first, target, False)]
-    blind = session.rates(1.0)[BLIND]
+    blind = trials.rates(1.0)[BLIND]
     above = target <= blind
     goals.append((STRONGEST, blind + target if above else target, above))
-    points = tuple(session.point(*goal) for goal in goals)
+    d = assets.needed_projection().d
+    points = tuple(_point(trials, name, goal, above_blind=over, n=n, d=d) for name, goal, over in goals)
     return Calibration(
-        target, attack, points, blind, int(session.held_out.prefix.size), len(np.unique(session.held_out.clusters)),
-        int(session.fitting.prefix.size), bench.experiment.attack_seeds,
+        target, attack, points, blind, int(trials.held_out.prefix.size), len(np.unique(trials.held_out.clusters)),
+        int(trials.fitting.prefix.size), bench.experiment.attack_seeds,
     )  # fmt: skip
 
 
-class _Session:
-    """One defence at any noise, and the two halves of the victims' documents."""
+class Trials:
+    """Attacks on a defence at any noise, and the two halves of the victims' documents.
 
-    def __init__(self, bench: Workbench, adversaries: Sequence[Adversary], n: int, projection: str) -> None:
-        self.bench, self.adversaries, self.n = bench, adversaries, n
-        self.assets = bench.assets(projection)
-        self.fitting, self.held_out = _halves(bench.attacked)
+    Args:
+        bench: Model, prompts and auxiliary text.
+        adversaries: Who attacks.
+        defense: Privacy parameter -> the defence.
 
-    def defense(self, mu: float) -> Del:
-        """DEL at this noise."""
-        return Del(DelConfig(n=self.n, mu=mu), self.assets)
+    Attributes:
+        fitting: The half that the noise is chosen on.
+        held_out: The other one.
 
-    def rates(self, mu: float, only: str | None = None) -> dict[str, float]:
-        """Success of each attack, or of one only, on the calibration tokens."""
-        defense, victims = self.defense(mu), self.fitting.prefix
+    Raises:
+        UserError: there are fewer than four documents.
+    """
+
+    def __init__(
+        self, bench: Workbench, adversaries: Sequence[Adversary], defense: Callable[[float], Defense[Any]]
+    ) -> None:
+        self.bench, self.adversaries, self.defense = bench, adversaries, defense
+        self.fitting, self.held_out = halves(bench.attacked)
+
+    def rates(self, value: float, only: str | None = None) -> dict[str, float]:
+        """Success of each attack that can run, or of one only, on the calibration tokens.
+
+        Args:
+            value: The privacy parameter.
+            only: The attack, as its adversary is named.
+
+        Raises:
+            Unavailable: `only` cannot run on this defence.
+        """
+        defense, victims = self.defense(value), self.fitting.prefix
         view = defense.protect(victims, seeded_rng(self.bench.experiment.seed, "calibrate"))
-        return {
-            one.text: float(self._fitted(one, defense).guess(view).hits(victims).mean())
-            for one in self.adversaries
-            if only in {None, one.text}
-        }
+        found = {}
+        for one in self.adversaries:
+            if only in {None, one.text}:
+                try:
+                    found[one.text] = float(self._fitted(one, defense).guess(view).hits(victims).mean())
+                except Unavailable:
+                    if only is not None:
+                        raise
+        return found
 
-    def point(self, attack: str, goal: float, above_blind: bool) -> Point:  # noqa: FBT001 - a part of the goal
-        """The noise at which an attack reaches a goal, and all that is read there."""
-        trace: list[tuple[float, float]] = []
-
-        def success(mu: float) -> float:
-            rates = self.rates(mu, None if attack == STRONGEST else attack)
-            trace.append((mu, max(rates.values())))
-            return trace[-1][1]
-
-        mu = _bisect(success, goal, attack)
-        rates = self.rates(mu)
-        strongest = max(rates, key=lambda label: rates[label])
-        report = account(self.n, self.assets.needed_projection().d, 1, self.bench.experiment.delta, mu=mu)
-        return Point(attack, goal, above_blind, mu, report, strongest, self._measured(mu), tuple(trace))
-
-    def _measured(self, mu: float) -> Row:
-        """Every attack's columns on the held-out documents."""
-        experiment, defense, victims = self.bench.experiment, self.defense(mu), self.held_out
+    def measured(self, value: float) -> Row:
+        """Every attack's columns on the held-out documents, under fresh coins."""
+        experiment, defense, victims = self.bench.experiment, self.defense(value), self.held_out
         streams = [seeded_rng(experiment.seed, "measure", number) for number in range(experiment.attack_seeds)]
         views = [defense.protect(victims.prefix, rng) for rng in streams]
         prompts = self.bench.prompts(victims)
@@ -220,32 +230,39 @@ class _Session:
             found |= recover(one.text, [attack.guess(view) for view in views], prompts)
         return found
 
-    def _fitted(self, one: Adversary, defense: Del) -> Any:
+    def _fitted(self, one: Adversary, defense: Defense[Any]) -> Any:
         return one.against(defense, self.bench.tools).fit([], [self.bench.auxiliary.windows])
 
 
-def _bisect(success: Callable[[float], float], goal: float, attack: str) -> float:
-    """The mu at which a rising success passes the goal.
+def _point(trials: Trials, attack: str, goal: float, *, above_blind: bool, n: int, d: int) -> Point:
+    """The noise at which an attack reaches a goal, and all that is read there.
 
     Raises:
         UserError: it does not, within the range of mu.
     """
-    low, high = (math.log(mu) for mu in MU_RANGE)
-    with tqdm(total=STEPS, desc=f"calibrating {attack}", unit="step", leave=False) as bar:
-        least, most = success(math.exp(low)), success(math.exp(high))
-        if not least < goal < most:
-            raise UserError(
-                f"--target-asr: {attack} would have to succeed at {goal:.3f}, and succeeds between {least:.3f} at "
-                f"mu = {MU_RANGE[0]:g} and {most:.3f} at mu = {MU_RANGE[1]:g}; choose a target between them",
-            )
-        for _ in range(STEPS):
-            middle = (low + high) / 2
-            low, high = (middle, high) if success(math.exp(middle)) < goal else (low, middle)
+    trace: list[tuple[float, float]] = []
+    with tqdm(total=STEPS + 2, desc=f"calibrating {attack}", unit="step", leave=False) as bar:
+
+        def success(mu: float) -> float:
+            rates = trials.rates(mu, None if attack == STRONGEST else attack)
+            trace.append((mu, max(rates.values())))
             bar.update()
-    return math.exp((low + high) / 2)
+            return trace[-1][1]
+
+        found = bisect(success, goal, MU_RANGE, steps=STEPS, tolerance=0.0)
+    if found.place is None:
+        raise UserError(
+            f"--target-asr: {attack} would have to succeed at {goal:.3f}, and succeeds between {found.least:.3f} at "
+            f"mu = {MU_RANGE[0]:g} and {found.most:.3f} at mu = {MU_RANGE[1]:g}; choose a target between them",
+        )
+    mu = found.place
+    rates = trials.rates(mu)
+    strongest = max(rates, key=lambda label: rates[label])
+    report = account(n, d, 1, trials.bench.experiment.delta, mu=mu)
+    return Point(attack, goal, above_blind, mu, report, strongest, trials.measured(mu), tuple(trace))
 
 
-def _halves(victims: Pairs) -> tuple[Pairs, Pairs]:
+def halves(victims: Pairs) -> tuple[Pairs, Pairs]:
     """Windows of every second document, and of the others.
 
     Raises:

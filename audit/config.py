@@ -63,7 +63,8 @@ class Grid:
         defense: A plug-in's name.
         projection: Projections to combine with; empty for a defence that needs none.
         parameters: Parameter -> value or list of values.
-        soft_prompt: "nearest" trained prompt, "clean" (the control trained on clean input), or "none".
+        soft_prompt: "nearest" trained prompt, "clean" (the control trained on clean input), "none", or a prompt's own
+            name, as in "prompt-d128-noise-aware-n4-mu20".
     """
 
     __pydantic_config__ = STRICT
@@ -73,8 +74,10 @@ class Grid:
     soft_prompt: str = "nearest"
 
     def __post_init__(self) -> None:
-        if self.soft_prompt not in {"nearest", "clean", "none"}:
-            raise UserError(f"grid.soft_prompt must be nearest, clean or none, not {self.soft_prompt!r}")
+        if self.soft_prompt not in {"nearest", "clean", "none"} and not self.soft_prompt.startswith("prompt-"):
+            raise UserError(
+                f"grid.soft_prompt must be nearest, clean, none or a name (prompt-...), not {self.soft_prompt!r}"
+            )
 
 
 @dataclass(frozen=True)

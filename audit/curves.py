@@ -14,7 +14,7 @@ PARAMETERS = frozenset({
 })  # fmt: skip
 PARAMETER_PREFIX = "parameter_"  # a defence's own parameter in the row of an audit: "parameter_scale"
 # Rows that agree in these lie on one curve; along it the noise moves.
-CURVE = ("defence", "n", "d", "projection", "model", "soft_prompt")
+CURVE = ("defence", "n", "d", "projection", "model", "soft_prompt", "mode", "contender")
 STANDARD_NAMES = {f"epsilon_{kind}_token": f"epsilon_{kind}" for kind in ("exact", "gdp", "pure")}
 BOUNDS = ("_low", "_high")
 
@@ -55,22 +55,24 @@ def condition(row: Row) -> str:
         parts.append(str(row["settings"]))
     if row.get("prompt_name") and not is_number(row.get("epsilon_exact_token")):
         parts.append("with a soft prompt")
+    if row.get("contender") is not None:
+        parts.append(f"at {row['mode']} {_text(row.get('level'))}")
     return " ".join(parts)
 
 
 def curves(rows: Iterable[Row]) -> dict[str, list[Row]]:
     """Rows with an exact epsilon, grouped into curves, each in the order of its epsilon.
 
-    A curve's name is its defence and whichever parameters tell it from the other curves.
+    A curve's name is its defence and whichever parameters tell it from the other curves. In a comparison it is its
+    contender and its mode, and along it the level rises; contenders without any epsilon have curves, too.
     """
     groups: dict[tuple[str | None, ...], list[Row]] = {}
     for row in rows:
-        if is_number(row.get("epsilon_exact_token")):
+        if _place(row) is not None:
             groups.setdefault(tuple(_text(row.get(key)) for key in CURVE), []).append(row)
     telling = [i for i in range(1, len(CURVE)) if len({group[i] for group in groups}) > 1]
     return {
-        _name(group, telling): sorted(members, key=lambda row: row["epsilon_exact_token"])
-        for group, members in groups.items()
+        _name(group, telling): sorted(members, key=lambda row: _place(row) or 0.0) for group, members in groups.items()
     }
 
 
@@ -80,11 +82,21 @@ def columns(rows: Sequence[Row]) -> dict[str, list[Any]]:
     return {key: [row.get(key) for row in rows] for key in keys}
 
 
+def _place(row: Row) -> float | None:
+    """Where a row stands on its curve; None where it stands on none."""
+    if row.get("contender") is not None and row.get("parameter_value") is None:
+        return None  # its level could not be reached
+    place = row.get("epsilon_exact_token") if row.get("contender") is None else row.get("level")
+    return float(place) if place is not None and is_number(place) else None
+
+
 def _is_parameter(key: str) -> bool:
     return key in PARAMETERS or key.startswith(PARAMETER_PREFIX)
 
 
 def _name(group: Sequence[str | None], telling: Sequence[int]) -> str:
+    if group[-1] is not None:
+        return f"{group[-1]}, {group[-2]}"
     told = {CURVE[i]: group[i] for i in telling if group[i] is not None}
     projection = told.pop("projection", None)
     if projection is not None:

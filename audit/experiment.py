@@ -8,7 +8,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from audit.config import EMBEDDED, Condition, Experiment
 from audit.inversion import ceilings, figures, invert
 from audit.provenance import code_digest
 from audit.records import RunRecord, new_record
-from audit.utility import utility
+from audit.utility import ByDocument, utility
 from audit.workbench import Workbench
 from defenses.base import Defense, Tokens
 from defenses.pipeline.defense import Del
@@ -36,11 +36,18 @@ KEPT = 100  # candidates per position where ranks are reported
 
 
 @dataclass
-class _Result:
-    """One finished condition."""
+class Measured:
+    """One finished condition.
+
+    Attributes:
+        row: Its row of the record.
+        examples: A few prompts with what was read of them, where they may be shown.
+        by_document: Sums and counts of figures of utility, document by document.
+    """
 
     row: Row
     examples: list[dict[str, Any]]
+    by_document: ByDocument = field(default_factory=dict)
 
 
 def run_experiment(experiment: Experiment, out: Path, *, kind: str = "experiment") -> RunRecord:
@@ -59,13 +66,13 @@ def run_experiment(experiment: Experiment, out: Path, *, kind: str = "experiment
     # Every name and parameter is checked before the first long computation.
     token_adversaries(experiment.attacks)
     for condition in conditions:
-        bench.defense(condition)
+        bench.check(condition)
     facts = [dict(fact) for fact in (*bench.corpus.facts, *bench.auxiliary.facts)]
-    results: list[_Result] = []
+    results: list[Measured] = []
     with tqdm(total=len(conditions), unit="condition", desc=experiment.name, leave=False) as bar:
         for condition in conditions:
             bar.set_postfix_str(condition.label)
-            results.append(_cached(out, bench, condition, attacks_only=kind == ATTACKS))
+            results.append(measure(out, bench, condition, attacks_only=kind == ATTACKS))
             bar.update()
     return new_record(
         kind,
@@ -77,17 +84,12 @@ def run_experiment(experiment: Experiment, out: Path, *, kind: str = "experiment
     )
 
 
-def _cached(out: Path, bench: Workbench, condition: Condition, *, attacks_only: bool) -> _Result:
+def measure(out: Path, bench: Workbench, condition: Condition, *, attacks_only: bool = False) -> Measured:
     """The result of one condition, from the output folder where it is already there."""
-    # What is measured depends on everything but the list of conditions and where it is logged.
-    shared = {k: v for k, v in asdict(bench.experiment).items() if k not in {"grids", "tracking", "name"}}
-    data = [fact["sha256"] for fact in (*bench.corpus.facts, *bench.auxiliary.facts)]
-    origin = [_artifact_hash(bench, condition), bench.llm.fingerprint, code_digest()]
-    key = json.dumps([shared, asdict(condition), data, origin, attacks_only], sort_keys=True, default=str)
-    place = out / "conditions" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+    place = out / "conditions" / f"{condition_key(bench, condition, attacks_only)}.json"
     if place.exists():
         try:
-            return _Result(**json.loads(place.read_text(encoding="utf-8")))
+            return Measured(**json.loads(place.read_text(encoding="utf-8")))
         except (ValueError, TypeError):
             place.unlink()  # half a file of an older crash: measure again
     result = _run_condition(bench, condition, attacks_only=attacks_only)
@@ -95,18 +97,26 @@ def _cached(out: Path, bench: Workbench, condition: Condition, *, attacks_only: 
     return result
 
 
+def condition_key(bench: Workbench, condition: Condition, *more: object) -> str:
+    """A hash of everything that what is measured of a condition depends on, and of what else the caller names."""
+    # What is measured depends on everything but the list of conditions and where it is logged.
+    shared = {k: v for k, v in asdict(bench.experiment).items() if k not in {"grids", "tracking", "name"}}
+    data = [fact["sha256"] for fact in (*bench.corpus.facts, *bench.auxiliary.facts)]
+    origin = [_artifact_hash(bench, condition), bench.llm.fingerprint, code_digest()]
+    key = json.dumps([shared, asdict(condition), data, origin, *more], sort_keys=True, default=str)
+    return hashlib.sha256(key.encode()).hexdigest()[:24]
+
+
 def _artifact_hash(bench: Workbench, condition: Condition) -> str:
     """A hash over the projection and the prompts that a condition may use."""
-    if condition.projection is None:
-        return ""
-    code = bench.assets(condition.projection).needed_projection()
-    state = hashlib.sha256(code.encoder.tobytes() + code.decoder.tobytes())
-    for prompt in bench.soft_prompts(condition.projection):
+    code = bench.assets(condition.projection).projection
+    state = hashlib.sha256(b"" if code is None else code.encoder.tobytes() + code.decoder.tobytes())
+    for prompt in (*bench.soft_prompts(condition.projection), *bench.own_prompts(condition)):
         state.update((prompt.folder / "adapter_model.safetensors").read_bytes())
     return state.hexdigest()
 
 
-def _run_condition(bench: Workbench, condition: Condition, *, attacks_only: bool) -> _Result:
+def _run_condition(bench: Workbench, condition: Condition, *, attacks_only: bool) -> Measured:
     """Everything that is measured of one condition."""
     started = time.perf_counter()
     defense = bench.defense(condition)
@@ -120,13 +130,14 @@ def _run_condition(bench: Workbench, condition: Condition, *, attacks_only: bool
     }
     row |= _accounting(defense, bench.experiment.delta)
     generations: list[str] = []
+    by_document: ByDocument = {}
     if not attacks_only:
-        figures_of_use, generations = utility(bench, condition, defense, row)
+        figures_of_use, generations = utility(bench, condition, defense, by_document)
         row |= figures_of_use | _wire(bench, condition, defense)
     found, guesses = _attacks(bench, defense, full=attacks_only)
     row |= found
     row["seconds"] = time.perf_counter() - started
-    return _Result(row, _examples(bench, condition, generations, guesses))
+    return Measured(row, _examples(bench, condition, generations, guesses), by_document)
 
 
 def _settings(condition: Condition) -> str | None:

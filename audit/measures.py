@@ -61,6 +61,10 @@ class Scores:
     nll: NDArray[np.float64]
     top1: Tokens
 
+    def repeated(self, draws: int) -> "Scores":
+        """The same scores `draws` times over, beside those of as many draws of coins."""
+        return Scores(np.tile(self.nll, (draws, 1)), np.tile(self.top1, (draws, 1)))
+
 
 @torch.inference_mode()
 def score(llm: LLM, pairs: Pairs, restored: Float32, prompt: torch.Tensor | None) -> Scores:
@@ -84,7 +88,7 @@ def figure(name: str, value: float, interval: Interval | None) -> dict[str, floa
 
 def perplexity(name: str, scores: Scores, pairs: Pairs, seed: int) -> dict[str, float | None]:
     """Exponential of the mean negative log-likelihood, interval over documents."""
-    sums, counts = _per_cluster(scores.nll, pairs.clusters)
+    sums, counts = per_cluster(scores.nll, pairs.clusters)
     interval = cluster_bootstrap(sums, counts, seeded_rng(seed, "bootstrap", name))
     mapped = Interval(
         float(np.exp(interval.low)), float(np.exp(interval.high)), interval.level, interval.method, interval.n
@@ -94,7 +98,7 @@ def perplexity(name: str, scores: Scores, pairs: Pairs, seed: int) -> dict[str, 
 
 def perplexity_ratio(name: str, first: Scores, second: Scores, pairs: Pairs, seed: int) -> dict[str, float | None]:
     """Perplexity of the first over that of the second on the same windows, paired interval over documents."""
-    a, b = _per_cluster(first.nll, pairs.clusters), _per_cluster(second.nll, pairs.clusters)
+    a, b = per_cluster(first.nll, pairs.clusters), per_cluster(second.nll, pairs.clusters)
     interval = paired_cluster_bootstrap(a, b, seeded_rng(seed, "bootstrap", name), compare="exp_difference")
     value = float(np.exp(a[0].sum() / a[1].sum() - b[0].sum() / b[1].sum()))
     return figure(name, value, interval)
@@ -107,7 +111,7 @@ def agreement(name: str, scores: Scores, clean: Scores, pairs: Pairs, seed: int)
 
 def share(name: str, hits: NDArray[np.bool_], clusters: NDArray[np.int64], seed: int) -> dict[str, float | None]:
     """A share of hits (N, ...) with its interval over clusters (N,)."""
-    sums, counts = _per_cluster(hits.astype(np.float64), clusters)
+    sums, counts = per_cluster(hits.astype(np.float64), clusters)
     interval = cluster_bootstrap(sums, counts, seeded_rng(seed, "bootstrap", name))
     return figure(name, float(sums.sum() / counts.sum()), interval)
 
@@ -129,13 +133,13 @@ def coherence(
 ) -> dict[str, float | str | None]:
     """Mean cosine of sentence embeddings of generation and true continuation (the paper's COH)."""
     cosines = (encoder.encode(list(generated)) * encoder.encode(list(truth))).sum(axis=1).astype(np.float64)
-    sums, counts = _per_cluster(cosines[:, None], clusters)
+    sums, counts = per_cluster(cosines[:, None], clusters)
     interval = cluster_bootstrap(sums, counts, seeded_rng(seed, "bootstrap", name))
     found: Mapping[str, float | None] = figure(name, float(cosines.mean()), interval)
     return {**found, "coherence_encoder": encoder.name}
 
 
-def _per_cluster(
+def per_cluster(
     values: NDArray[np.float64],
     clusters: NDArray[np.int64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

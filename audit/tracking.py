@@ -204,7 +204,11 @@ def _run_values(record: RunRecord) -> dict[str, float]:
 def _curve_picture(record: RunRecord) -> Any:
     """Perplexity against exact epsilon, one line a curve; None where no row has both."""
     found = {
-        name: [(row["epsilon_exact_token"], row["perplexity"]) for row in rows if row.get("perplexity") is not None]
+        name: [
+            (row["epsilon_exact_token"], row["perplexity"])
+            for row in rows
+            if row.get("perplexity") is not None and row.get("epsilon_exact_token") is not None
+        ]
         for name, rows in curves(record.rows).items()
     }
     if not any(found.values()):
@@ -213,7 +217,8 @@ def _curve_picture(record: RunRecord) -> Any:
 
     picture = Picture(figsize=(6.4, 4.2), layout="constrained")
     axes = picture.subplots()
-    for (name, points), marker in zip(found.items(), itertools.cycle("os^Dv*")):
+    drawn = [(name, points) for name, points in found.items() if points]
+    for (name, points), marker in zip(drawn, itertools.cycle("os^Dv*")):
         axes.plot(*zip(*points, strict=True), marker=marker, label=name)
     axes.set(xlabel="exact epsilon per token", ylabel="perplexity", xscale="log", yscale="log")
     axes.legend()

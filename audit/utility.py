@@ -5,7 +5,7 @@ independent from document to document, so intervals over documents cover them; m
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,11 +17,11 @@ from audit.intervals import Interval
 from audit.mauve import PER_BUCKET, mauve
 from audit.measures import (
     Pairs,
-    Scores,
     agreement,
     coherence,
     continuations,
     figure,
+    per_cluster,
     perplexity,
     perplexity_ratio,
     score,
@@ -31,13 +31,18 @@ from defenses.base import Defense, Float32
 from defenses.randomness import seeded_rng
 
 Row = dict[str, Any]
+ByDocument = dict[str, list[list[float]]]
+"""Figure -> the sums and the counts of every document, whose ratio it is, or of which it is the exponential."""
 
 FEWEST = 5 * PER_BUCKET
 """Generations below which MAUVE would have fewer than five buckets, and is left out."""
 
 
 def utility(
-    bench: Workbench, condition: Condition, defense: Defense[Any], row: Mapping[str, Any]
+    bench: Workbench,
+    condition: Condition,
+    defense: Defense[Any],
+    by_document: ByDocument | None = None,
 ) -> tuple[Row, list[str]]:
     """Every figure of utility for one condition, as columns, and the texts that the user gets.
 
@@ -45,7 +50,7 @@ def utility(
         bench: Model, prompts and clean reference.
         condition: Names the soft prompt.
         defense: The condition's defence.
-        row: What is known of the condition already: `mu` and `n` choose among the trained soft prompts.
+        by_document: Filled in where it is given, so that conditions can be compared document by document.
     """
     if defense.entry_block:
         return {"utility_note": f"not measured: the client runs {defense.entry_block} blocks itself"}, []
@@ -55,12 +60,12 @@ def utility(
     view = defense.protect(many.prefix, seeded_rng(bench.experiment.seed, "utility", condition.label))
     spent = time.perf_counter() - started
     restored = defense.restore(view)
-    name, vectors = bench.prompt(condition, float(row.get("mu", np.inf)), int(row.get("n", 0)))
+    name, vectors = bench.prompt(condition, defense)
     found: Row = {
         "windows": pairs.n, "documents": len(np.unique(pairs.clusters)), "utility_seeds": draws,
         "client_s_per_token": spent / many.prefix.size, "prompt_name": name,
     }  # fmt: skip
-    found |= _perplexities(bench, many, restored, vectors)
+    found |= _perplexities(bench, many, restored, vectors, {} if by_document is None else by_document)
     generated, texts = _generation(bench, defense, restored, vectors)
     return found | generated, texts
 
@@ -76,10 +81,12 @@ def repeated(pairs: Pairs, draws: int) -> Pairs:
     )
 
 
-def _perplexities(bench: Workbench, many: Pairs, restored: Float32, vectors: torch.Tensor | None) -> Row:
+def _perplexities(
+    bench: Workbench, many: Pairs, restored: Float32, vectors: torch.Tensor | None, by_document: ByDocument
+) -> Row:
     """Perplexity with and without the soft prompt, its ratio to the clean model's, and agreement with its choices."""
     seed = bench.experiment.seed
-    clean = _repeated_scores(bench.clean, many.n // bench.pairs.n)
+    clean = bench.clean.repeated(many.n // bench.pairs.n)
     bare = score(bench.llm, many, restored, None)
     used = bare if vectors is None else score(bench.llm, many, restored, vectors)
     found: Row = {}
@@ -91,11 +98,9 @@ def _perplexities(bench: Workbench, many: Pairs, restored: Float32, vectors: tor
             on_clean = score(bench.llm, bench.pairs, bench.clean_prefixes, vectors)
             found |= perplexity_ratio("prompt_gain_on_clean", on_clean, bench.clean, bench.pairs, seed)
     found |= perplexity_ratio("perplexity_over_clean", used, clean, many, seed)
+    for name, values in (("perplexity_over_clean", used.nll), ("agreement_top1", used.top1 == clean.top1)):
+        by_document[name] = [column.tolist() for column in per_cluster(values.astype(np.float64), many.clusters)]
     return found | agreement("agreement_top1", used, clean, many, seed)
-
-
-def _repeated_scores(scores: Scores, draws: int) -> Scores:
-    return Scores(np.tile(scores.nll, (draws, 1)), np.tile(scores.top1, (draws, 1)))
 
 
 def _generation(

@@ -200,14 +200,36 @@ class Workbench:
         The nearest one was trained behind this very defence and projection. A defence that sends noisy latents and has
         none of its own gets the one that was trained behind DEL on the same projection at the nearest exact epsilon:
         what a prompt learns is to read through so much noise.
+
+        Raises:
+            UserError: a prompt is asked for by name and there is none of that name.
         """
         if condition.soft_prompt == "none":
             return None, None
+        if condition.soft_prompt.startswith("prompt-"):
+            return condition.soft_prompt, load_prompt(self._named_prompt(condition))
         if condition.soft_prompt == "clean":
             chosen = next((one for one in self.soft_prompts(condition.projection) if one.n == 0), None)
         else:
             chosen = self._nearest_prompt(condition, defense)
         return (None, None) if chosen is None else (chosen.name, load_prompt(chosen.folder))
+
+    def check(self, condition: Condition) -> None:
+        """Check every name and parameter of a condition before anything long is computed.
+
+        Raises:
+            UserError: one is.
+        """
+        self.defense(condition)
+        if condition.soft_prompt.startswith("prompt-"):
+            self._named_prompt(condition)
+
+    def _named_prompt(self, condition: Condition) -> Path:
+        there = {one.name: one for one in (*self.soft_prompts(condition.projection), *self.own_prompts(condition))}
+        if condition.soft_prompt not in there:
+            offer = ", ".join(there) or "none"
+            raise UserError(f"soft_prompt {condition.soft_prompt!r}: not there for {condition.label}; there is {offer}")
+        return there[condition.soft_prompt].folder
 
     def _nearest_prompt(self, condition: Condition, defense: Defense[Any]) -> PromptArtifact | None:
         if isinstance(defense, Del):
@@ -219,9 +241,12 @@ class Workbench:
 
     def _borrowed_prompt(self, projection: str | None, defense: Defense[Any]) -> PromptArtifact | None:
         """DEL's at the nearest exact epsilon, for noise on the latents of the same projection."""
-        code, worst, delta = self.assets(projection).projection, defense.worst_case(), self.experiment.delta
+        code, delta = self.assets(projection).projection, self.experiment.delta
         noisy = [one for one in self.soft_prompts(projection) if one.n]
-        if code is None or worst is None or not noisy or defense.latent_table().shape[1] != code.d:
+        if code is None or not noisy or defense.latent_table().shape[1] != code.d:
+            return None
+        worst = defense.worst_case()
+        if worst is None:
             return None
         epsilon = worst.epsilon(delta)
         if not 0 < epsilon < np.inf:

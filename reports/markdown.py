@@ -17,9 +17,17 @@ from reports.attribute_page import attribute_section
 from reports.audit_page import audit_section
 from reports.calibration_page import KINDS as CALIBRATIONS
 from reports.calibration_page import calibration_section
+from reports.comparison_page import KINDS as COMPARISONS
+from reports.comparison_page import comparison_section
 from reports.figures import Drawn, draw_all
 from reports.narrative import RULES, choice_note, exposure, opening, remark, strongest_attack, utility, worth
+from reports.nlu_page import KINDS as UNDERSTANDINGS
+from reports.nlu_page import nlu_section
 from reports.rows import NOT_MEASURED, Row, code, escape, percentage, quantity, reference, rows_of, table
+from reports.suite_page import KINDS as SUITES
+from reports.suite_page import suite_section
+from reports.tuning_page import KINDS as TUNINGS
+from reports.tuning_page import tuning_section
 
 MARK = "<!-- delaudit report -->"
 PARTS = {"report.md", "figures", "records"}
@@ -96,6 +104,10 @@ def _title(records: Sequence[RunRecord]) -> str:
         (ATTRIBUTES, "What the views give away about people"),
         (ATTACKS, "What attacks read of the prompts"),
         (CALIBRATIONS, "What a calibrated noise leaks"),
+        (TUNINGS, "What tuning gains at an exact epsilon"),
+        (COMPARISONS, "Defences at equal terms"),
+        (SUITES, "Studies beside published figures"),
+        (UNDERSTANDINGS, "What a classifier makes of protected text"),
     ]
     return next((title for kinds, title in titles if records[0].kind in kinds), "What the defence is worth")
 
@@ -109,6 +121,14 @@ def _section(record: RunRecord, figures: Path, prefix: str) -> list[str]:
         body = attack_section(record, figures, prefix)
     elif record.kind in CALIBRATIONS:
         body = calibration_section(record, figures, prefix)
+    elif record.kind in TUNINGS:
+        body = tuning_section(record, figures, prefix)
+    elif record.kind in COMPARISONS:
+        body = [*comparison_section(record, figures, prefix), *_run_figures(record)]
+    elif record.kind in SUITES:
+        body = suite_section(record)
+    elif record.kind in UNDERSTANDINGS:
+        body = nlu_section(record, figures, prefix)
     else:
         body = [*_experiment(record, draw_all(record, figures, prefix)), *_run_figures(record)]
     return [*body, "### Where this comes from", "", _provenance(record), ""]

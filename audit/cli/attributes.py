@@ -1,14 +1,13 @@
 """`delaudit attributes`: what a defence's views tell about gender, age, occupation, party, ..., user by user."""
 
-import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from audit.cli.options import FOLDER, choices
+from audit.cli.options import FOLDER, combinations
 from defenses.errors import UserError
 
 if TYPE_CHECKING:
@@ -143,7 +142,7 @@ def _conditions(options: Mapping[str, Any], assets: "Assets") -> list["Condition
     if projection is not None:
         facts = {"defence": "projection-only", "projection": projection}
         found.append(Condition("projected", ProjectionOnly(ProjectionOnlyConfig(clip=True), assets), facts))
-    several = _parameters(options["changes"])
+    several = combinations(options["changes"], "--set")
     for number, parameters in enumerate(several, start=1):
         try:
             defense = plugin(plugin.Config(**parameters), assets)
@@ -152,15 +151,6 @@ def _conditions(options: Mapping[str, Any], assets: "Assets") -> list["Condition
         facts = {"defence": options["defense"], "projection": projection, **parameters, "claim": str(defense.claim)}
         found.append(Condition("defended", defense, facts, null=number == len(several)))
     return found
-
-
-def _parameters(changes: Sequence[str]) -> list[dict[str, Any]]:
-    """Every combination of the values that were given: n=4 and mu=5,20 are two."""
-    pairs = [choices(change, "--set") for change in changes]
-    return [
-        dict(zip([key for key, _ in pairs], chosen, strict=True))
-        for chosen in itertools.product(*[values for _, values in pairs])
-    ]
 
 
 def _long_enough(data: "AttributeData", llm: "LLM", shortest: int) -> tuple["AttributeData", list[list[int]]]:

@@ -1,6 +1,8 @@
 """What commands share in reading their options."""
 
+import itertools
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,3 +39,16 @@ def choices(text: str, option: str) -> tuple[str, list[Any]]:
     if isinstance(value, str) and "," in value:
         return key, [assignment(f"{key}={part}", option)[1] for part in value.split(",")]
     return key, value if isinstance(value, list) else [value]
+
+
+def combinations(texts: Sequence[str], option: str) -> list[dict[str, Any]]:
+    """Every combination of the values that were given: n=4 and mu=5,20 are two.
+
+    Raises:
+        UserError: as for `assignment`.
+    """
+    pairs = [choices(text, option) for text in texts]
+    return [
+        dict(zip([key for key, _ in pairs], chosen, strict=True))
+        for chosen in itertools.product(*[values for _, values in pairs])
+    ]

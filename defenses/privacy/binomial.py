@@ -255,7 +255,9 @@ def a_over_c_for_epsilon(epsilon: float, delta: float, n: int, d: int, tokens: i
         profile = StochasticQuantizationProfile(trials, 1 + math.exp(log_margin))
         return math.log(max(profile.delta(epsilon), sys.float_info.min)) - math.log(delta)
 
-    low, high = math.log(_LEAST_MARGIN), math.log(pure_margin)
+    low, high, step = math.log(_LEAST_MARGIN), math.log(pure_margin), 1e-9
+    while surplus(high) > 0:  # near A = c the margin of pure epsilon itself is rounded
+        high, step = high + step, 2 * step
     if surplus(low) <= 0:
         raise UserError(f"({epsilon:g}, {delta:g}) is met by every A/c > 1 at n = {n}, d = {d}: ask for a smaller one")
     root = float(brentq(surplus, low, high, xtol=1e-13, rtol=1e-14))

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from audit.calibration import _halves, calibrate_asr
+from audit.calibration import calibrate_asr, halves
 from audit.config import parse_experiment
 from audit.workbench import Workbench
 from defenses.data.workload import make_workload
@@ -29,7 +29,7 @@ def test_the_target_is_met_and_judged_on_other_documents(bench: Workbench, targe
     point = found.chosen
     assert point.calibrated_with == "cosine"
     assert min(abs(rate - target) for _, rate in point.trace) < 0.03
-    fitting, held_out = _halves(bench.attacked)
+    fitting, held_out = halves(bench.attacked)
     assert not set(fitting.clusters) & set(held_out.clusters)
     assert (found.calibration_tokens, found.tokens) == (fitting.prefix.size, held_out.prefix.size)
     assert point.measured["asr_top1_cosine"] == pytest.approx(target, abs=0.15)  # 4 standard errors of 120 tokens
@@ -86,8 +86,8 @@ def test_private_values_are_known_where_the_package_wrote_them(bench: Workbench)
         start = prompt.text.index(text)
         inside = [any(s.start <= start + i < s.end for s in prompt.spans) for i in range(len(row))]  # a byte a token
         np.testing.assert_array_equal(mask, inside)
-    halves = _halves(victims)
-    assert sum(int(half.entities.sum()) for half in halves if half.entities is not None) == victims.entities.sum()
+    parts = halves(victims)
+    assert sum(int(half.entities.sum()) for half in parts if half.entities is not None) == victims.entities.sum()
 
 
 def test_a_higher_target_needs_less_noise(bench: Workbench) -> None:

@@ -14,6 +14,7 @@ from audit.utility import repeated, utility
 from audit.workbench import Workbench
 from defenses.base import Writer
 from defenses.baselines.identity import Identity, IdentityConfig
+from defenses.errors import UserError
 from defenses.pipeline.defense import Del, DelConfig
 from defenses.pipeline.prompt_training import save_prompt
 
@@ -111,3 +112,11 @@ def test_noise_on_the_same_latents_borrows_dels_prompt(bench: Workbench, tmp_pat
     other = Workbench(replace(bench.experiment, artifacts=str(root)))
     own = Condition("santext", None, {"epsilon": 5.0}, "nearest")
     assert other.prompt(own, other.defense(own))[0] == "prompt-own"
+
+
+def test_a_prompt_can_be_named(bench: Workbench) -> None:
+    """A prompt trained for other noise is used where it is asked for, and an unknown name is one line."""
+    named = Condition("del", "d16", {"n": 4, "mu": 200.0}, "prompt-clean")
+    assert bench.prompt(named, bench.defense(named))[0] == "prompt-clean"
+    with pytest.raises(UserError, match=r"prompt-lost.*there is prompt-clean, prompt-noisy"):
+        bench.prompt(replace(named, soft_prompt="prompt-lost"), bench.defense(named))

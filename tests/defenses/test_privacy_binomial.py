@@ -341,3 +341,11 @@ def test_stirling_errors_match_high_precision() -> None:
     for m, error in zip(map(mpmath.mpf, counts), _stirling_error(counts), strict=True):
         truth = mpmath.loggamma(m + 1) - (m + 0.5) * mpmath.log(m) + m - mpmath.log(2 * mpmath.pi) / 2
         assert error == pytest.approx(float(truth), abs=2e-15)
+
+
+@pytest.mark.parametrize("epsilon", [200.0, 300.0, 400.0])
+def test_the_inverse_works_next_to_the_pure_end(epsilon: float) -> None:
+    """Where A is so near c that the margin of pure epsilon is rounded, the target is still kept, and nearly met."""
+    ratio = a_over_c_for_epsilon(epsilon, 1e-5, 1, 16)
+    assert StochasticQuantizationProfile.of(1, 16, ratio).delta(epsilon) <= 1e-5
+    assert StochasticQuantizationProfile.of(1, 16, 1 + 0.99 * (ratio - 1)).delta(epsilon) > 1e-5
