@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from audit.comparison_record import NO_PROMPT, WITHOUT
 from audit.records import RunRecord
 from reports.drawing import (
     Column,
@@ -64,18 +66,28 @@ class _Plot:
     share: bool
 
 
+@dataclass(frozen=True)
+class _Look:
+    """What goes up: the figure of utility, and what it is of a server that sees no prompt."""
+
+    utility: str
+    floor: float | None
+
+
 def draw_comparison(record: RunRecord, folder: Path, prefix: str) -> list[Drawn]:
     """Draw what the record has figures for into a folder; file names start with `prefix`."""
     rows, utility = rows_of(record), utility_of(record)
+    floor = next((one.value for one in record.figures if one.name == f"{utility}{WITHOUT}"), None)
     names = list(dict.fromkeys(str(row.values.get("contender")) for row in rows))
+    look = _Look(utility, floor)
     drawn = []
     for mode in dict.fromkeys(str(row.values.get("mode")) for row in rows):
         plot = _Plot(f"{prefix}compared-{mode}.png", f"Utility at {mode_name(mode)}", "level", AXES.get(mode, mode),
                      mode in SHARES)  # fmt: skip
-        drawn.append(_draw(plot, [row for row in rows if row.values.get("mode") == mode], names, utility, folder))
+        drawn.append(_draw(plot, [row for row in rows if row.values.get("mode") == mode], names, look, folder))
     plot = _Plot(f"{prefix}compared-all.png", "Utility against the strongest attack, all modes together",
                  strongest_column, "tokens read by the strongest attack, %", share=True)  # fmt: skip
-    drawn.append(_draw(plot, rows, names, utility, folder))
+    drawn.append(_draw(plot, rows, names, look, folder))
     return [picture for picture in drawn if picture is not None]
 
 
@@ -84,11 +96,13 @@ def mode_name(mode: str) -> str:
     return MODE_NAMES.get(mode, mode)
 
 
-def _draw(plot: _Plot, rows: Sequence[Row], names: Sequence[str], utility: str, folder: Path) -> Drawn | None:
-    """One curve a contender, with the intervals that there are; None without a point."""
+def _draw(plot: _Plot, rows: Sequence[Row], names: Sequence[str], look: _Look, folder: Path) -> Drawn | None:
+    """One curve a contender, with the intervals that there are, over the floor; None without a point."""
+    utility = look.utility
     picture, axes = new_picture(width=7.6, height=4.8)
     unit, scale = 100.0 if utility in PERCENT else 1.0, 100.0 if plot.share else 1.0
-    handles, told = [], []
+    handles: list[Any] = []
+    told: list[str] = []
     for index, name in enumerate(names):
         mine = [row for row in rows if row.values.get("contender") == name]
         points = sorted(points_of(mine, plot.x, utility), key=lambda point: point[0])
@@ -108,6 +122,8 @@ def _draw(plot: _Plot, rows: Sequence[Row], names: Sequence[str], utility: str, 
         told.append(f"{name}: {show(min(values))} to {show(max(values))}")
     if not handles:
         return None
+    if look.floor is not None:
+        handles.append(axes.axhline(unit * look.floor, color="0.35", linestyle="--", linewidth=1.2, label=NO_PROMPT))
     axes.set(xlabel=plot.axis, ylabel=UTILITY_NAMES.get(utility, utility) + " (lower is better)" * (utility in FALLING))
     axes.set_xscale("linear" if plot.share else "log")
     if utility in FALLING:

@@ -11,7 +11,7 @@ from audit.records import RunRecord
 from reports.attack_tables import basis, knowledge_table, unavailable_table
 from reports.comparison_figures import PERCENT, SHARES, UTILITY_NAMES, draw_comparison, mode_name
 from reports.narrative import strongest_attack
-from reports.ranking import SIGNIFICANT, Flip, Table, crossings, flips, pairs_of, tables, told_apart, utility_of
+from reports.ranking import SIGNIFICANT, Flip, Table, crossings, flips, pairs_of, steady, tables, utility_of
 from reports.rows import NOT_MEASURED, PAPER, Row, escape, percentage, quantity, rows_of, table
 
 KINDS = frozenset({KIND})
@@ -103,20 +103,20 @@ def verdict(found: Sequence[Table]) -> str:
     """Whether the ranking changes with the mode, in words."""
     if len({one.mode for one in found}) < 2:
         return "Whether the ranking changes with the mode was not measured: only one mode was run."
-    turned = flips(found)
-    told = sum(len(told_apart(found, pair)) > 1 for pair in pairs_of(found))
+    turned, told = flips(found), sum(len(steady(found, pair)) > 1 for pair in pairs_of(found))
     if not told:
-        return "Nothing can be said about the ranking: no pair of contenders could be told apart in two modes."
-    if not turned:
         return (
-            f"**The ranking does not change with the mode**: of {_pairs(told)} that could be told apart in two modes "
-            "or more, none turns round."
+            "Whether the ranking changes with the mode cannot be said: no pair of contenders has, in two modes, an "
+            "order that can be told and is the same at every level."
         )
+    basis_of = f"{_pairs(told)} whose order can be told in two modes or more, the same at every level"
+    if not turned:
+        return f"**The ranking does not change with the mode**: of {basis_of}, none turns round."
     named = "; ".join(_sentence(flip) for flip in turned[:_FEW])
     more = f"; and {len(turned) - _FEW} more" if len(turned) > _FEW else ""
     return (
-        f"**The ranking changes with the mode**: {len(turned)} of {_pairs(told)} that could be told apart in two modes "
-        f"or more turn{'s' * (len(turned) == 1)} round: {named}{more}."
+        f"**The ranking changes with the mode**: {len(turned)} of {basis_of}, turn{'s' * (len(turned) == 1)} round: "
+        f"{named}{more}."
     )
 
 

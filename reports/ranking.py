@@ -144,14 +144,19 @@ def told_apart(found: Sequence[Table], pair: Pair) -> dict[str, list[Table]]:
     return known
 
 
+def steady(found: Sequence[Table], pair: Pair) -> dict[str, list[Table]]:
+    """As `told_apart`, of the modes in which a pair has one order at every level that tells it apart."""
+    known = told_apart(found, pair)
+    return {mode: some for mode, some in known.items() if len({one.order(*pair) for one in some}) == 1}
+
+
 def flips(found: Sequence[Table]) -> list[Flip]:
     """Pairs with one order throughout a mode, and the other order throughout another."""
     turned = []
     for pair in pairs_of(found):
-        known = told_apart(found, pair)
-        steady = {mode: some for mode, some in known.items() if len({one.order(*pair) for one in some}) == 1}
-        if len({some[0].order(*pair) for some in steady.values()}) == 2:
-            turned.append(Flip(*pair, steady))
+        known = steady(found, pair)
+        if len({some[0].order(*pair) for some in known.values()}) == 2:
+            turned.append(Flip(*pair, known))
     return turned
 
 

@@ -180,9 +180,14 @@ def test_who_is_no_better_than_no_prompt_is_said(origin: Provenance, tmp_path: P
 def test_a_ranking_that_holds_is_said_to_hold(origin: Provenance) -> None:
     """No pair turns round, none can be told apart, or there is one mode only: three different sentences."""
     steady = {("exact-epsilon", 10.0): {"a": 0.6, "b": 0.4}, ("asr", 0.1): {"a": 0.7, "b": 0.5}}
-    assert "**The ranking does not change with the mode**: of 1 pair that" in verdict(tables(made(origin, steady)))
+    assert "**The ranking does not change with the mode**: of 1 pair whose order" in verdict(
+        tables(made(origin, steady))
+    )
     level = {("exact-epsilon", 10.0): {"a": 0.6, "b": 0.6}, ("asr", 0.1): {"a": 0.7, "b": 0.5}}
-    assert "no pair of contenders could be told apart in two modes" in verdict(tables(made(origin, level)))
+    assert "cannot be said: no pair of contenders has, in two modes" in verdict(tables(made(origin, level)))
+    crossed = {("exact-epsilon", 1.0): {"a": 0.6, "b": 0.4}, ("nominal", 1.0): {"a": 0.6, "b": 0.4},
+               ("nominal", 2.0): {"a": 0.6, "b": 0.8}}  # fmt: skip
+    assert "and is the same at every level" in verdict(tables(made(origin, crossed)))
     alone = {("asr", 0.1): {"a": 0.7, "b": 0.5}}
     assert "only one mode was run" in verdict(tables(made(origin, alone)))
     assert "Nothing follows" in comparison_opening(made(origin, {}))
@@ -230,7 +235,8 @@ def test_a_picture_has_a_curve_for_each_contender(
     monkeypatch.setattr("reports.comparison_figures.save_picture", lambda picture, path: drawn.append(picture))
     from reports.comparison_figures import draw_comparison
 
-    draw_comparison(made(origin), tmp_path, "")
+    floor = Figure("agreement_top1_without_prompt_text", 0.4, 0.35, 0.45, 0.95, 20, "cluster bootstrap")
+    draw_comparison(dataclasses.replace(made(origin), figures=[floor]), tmp_path, "")
     first, share = drawn[0].axes[0], drawn[2].axes[0]
     across = [list(one.lines[0].get_xdata()) for one in first.containers]
     assert across[1] == [10.0, 100.0]
@@ -238,3 +244,4 @@ def test_a_picture_has_a_curve_for_each_contender(
     assert across[0][0] < 10.0 < across[2][0]
     assert (first.get_xscale(), share.get_xscale()) == ("log", "linear")
     assert len(first.containers) == 3
+    assert [line.get_ydata()[0] for line in share.lines if line.get_label() == "no prompt at all"] == [40.0]
