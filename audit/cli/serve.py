@@ -1,6 +1,7 @@
 """`delaudit serve`: a frozen LLM behind the DEL wire, in one process over HTTP."""
 
 import secrets
+from contextlib import suppress
 
 import click
 
@@ -37,7 +38,6 @@ def serve(model: str, projection: str, token: str, host: str, port: int, **limit
         shown = "" if token else f", API token {chosen}"
         click.echo(f"serving {engine.model} behind {projection} at {url}{shown}")
 
-    try:
+    with suppress(KeyboardInterrupt):  # whether it gets here depends on where in the event loop the signal falls
         serve_until_interrupted(app, host, port, on_ready=ready)
-    except KeyboardInterrupt:
-        click.echo("stopped", err=True)
+    click.echo("stopped", err=True)
