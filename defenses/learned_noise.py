@@ -6,8 +6,6 @@ It belongs to one embedding table and one number of blocks, and is refused elsew
 """
 
 import hashlib
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,12 +14,11 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from defenses.base import Assets, Float32
 from defenses.errors import UserError
 from defenses.pipeline.artifacts import store_for
-from defenses.pipeline.projection import write_text
+from defenses.pipeline.projection import save_with_card
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,13 +46,8 @@ class LearnedNoise:
 
 def save_noise(noise: LearnedNoise, path: Path, card: Mapping[str, Any]) -> None:
     """Write the noise as safetensors, its card beside it as JSON; both replaced whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(path.name + ".tmp")
     facts = {"blocks": str(noise.blocks), "embedding": noise.fingerprint}
-    save_file({"location": noise.location, "scale": noise.scale}, fresh, facts)
-    os.replace(fresh, path)  # noqa: PTH105 - atomic on every platform
-    text = json.dumps({**card, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}, indent=2)
-    write_text(path.with_suffix(".json"), text + "\n")
+    save_with_card({"location": noise.location, "scale": noise.scale}, facts, path, card)
 
 
 def load_noise(path: Path) -> LearnedNoise:

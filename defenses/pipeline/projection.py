@@ -110,12 +110,19 @@ def _weighted_quantile(values: NDArray[np.float64], weights: NDArray[np.float64]
 
 def save_projection(projection: Projection, path: Path, card: Mapping[str, Any]) -> None:
     """Write W_enc and W_dec (float16) as safetensors, the card beside it as JSON; both replaced whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {
         "encoder": projection.encoder.astype(np.float16),
         "decoder": projection.decoder.astype(np.float16),
     }
     facts = {"clip": repr(projection.clip), "name": projection.name, "objective": projection.objective}
+    save_with_card(tensors, facts, path, card)
+
+
+def save_with_card(
+    tensors: dict[str, NDArray[Any]], facts: dict[str, str], path: Path, card: Mapping[str, Any]
+) -> None:
+    """Write tensors as safetensors, and beside them the card with their SHA-256 as JSON; both replaced whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(path.name + ".tmp")
     save_file(tensors, fresh, facts)
     os.replace(fresh, path)  # noqa: PTH105 - atomic on every platform
