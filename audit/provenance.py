@@ -123,10 +123,15 @@ def public_command(arguments: Sequence[str]) -> str:
     """The command line for a shell; values of secret options and logins in addresses become "***"."""
     shown, hide = [], False
     for index, argument in enumerate(arguments):
-        word = Path(argument).name if index == 0 else argument
+        word = _program(argument) if index == 0 else argument
         name, equals, _ = word.partition("=")
         secret = bool(_SECRET.fullmatch(name))
         word = "***" if hide else f"{name}=***" if secret and equals else word
         hide = not hide and secret and not equals and name.startswith("--")
         shown.append(shlex.quote(_URL_LOGIN.sub("***", word)))
     return " ".join(shown)
+
+
+def _program(path: str) -> str:
+    """What a reader types to run this again: `python -m audit.cli.main` is the installed program by another name."""
+    return "delaudit" if Path(path).parts[-3:] == ("audit", "cli", "main.py") else Path(path).name

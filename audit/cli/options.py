@@ -42,13 +42,10 @@ def choices(text: str, option: str) -> tuple[str, list[Any]]:
 
 
 def combinations(texts: Sequence[str], option: str) -> list[dict[str, Any]]:
-    """Every combination of the values that were given: n=4 and mu=5,20 are two.
+    """Every combination of the given values: n=4 and mu=5,20 are two. A key given twice keeps its last values.
 
     Raises:
         UserError: as for `assignment`.
     """
-    pairs = [choices(text, option) for text in texts]
-    return [
-        dict(zip([key for key, _ in pairs], chosen, strict=True))
-        for chosen in itertools.product(*[values for _, values in pairs])
-    ]
+    values = dict(choices(text, option) for text in texts)
+    return [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]

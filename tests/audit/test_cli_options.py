@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from audit.cli.options import assignment, choices
+from audit.cli.options import assignment, choices, combinations
 from defenses.errors import UserError
 
 
@@ -28,3 +28,10 @@ def test_half_an_assignment_is_one_line(text: str) -> None:
     """The option and what was written are named."""
     with pytest.raises(UserError, match=r"--set .*KEY=VALUE"):
         assignment(text, "--set")
+
+
+def test_a_key_given_twice_keeps_its_last_values() -> None:
+    """A suite's reduced options follow the full ones; nothing is measured twice over."""
+    found = combinations(["n=2,4", "mu=1,6", "n=4", "mu=6,20"], "--set")
+    assert found == [{"n": 4, "mu": 6}, {"n": 4, "mu": 20}]
+    assert combinations([], "--set") == [{}]

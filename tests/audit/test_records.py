@@ -223,6 +223,8 @@ def test_provenance_names_packages_and_machine() -> None:
         (["delaudit", "run", "http://ann:s3cret@host:5000"], "delaudit run 'http://***@host:5000'"),
         (["delaudit", "account", "--tokens", "12"], "delaudit account --tokens 12"),
         (["delaudit", "prompt", "token", "me"], "delaudit prompt token me"),
+        (["/lib/audit/cli/main.py", "plugins"], "delaudit plugins"),
+        (["/somewhere/main.py", "plugins"], "main.py plugins"),
     ],
 )  # fmt: skip
 def test_secrets_do_not_reach_the_record(arguments: list[str], shown: str) -> None:
