@@ -15,6 +15,7 @@ PARAMETERS = frozenset({
 PARAMETER_PREFIX = "parameter_"  # a defence's own parameter in the row of an audit: "parameter_scale"
 # Rows that agree in these lie on one curve; along it the noise moves.
 CURVE = ("defence", "n", "d", "projection", "model", "soft_prompt", "mode", "contender")
+NAMED = ("n", "mu", "a_over_c")  # columns that a row's name shows by themselves
 STANDARD_NAMES = {f"epsilon_{kind}_token": f"epsilon_{kind}" for kind in ("exact", "gdp", "pure")}
 BOUNDS = ("_low", "_high")
 
@@ -58,6 +59,12 @@ def condition(row: Row) -> str:
     if row.get("contender") is not None:
         parts.append(f"at {row['mode']} {_text(row.get('level'))}")
     return " ".join(parts)
+
+
+def other_settings(parameters: Mapping[str, Any]) -> str | None:
+    """Parameters that stand in a row's name as they were given: "epsilon=5 on=embedding"; None where there are none."""
+    others = [f"{key}={value}" for key, value in parameters.items() if key not in NAMED]
+    return " ".join(others) or None
 
 
 def curves(rows: Iterable[Row]) -> dict[str, list[Row]]:

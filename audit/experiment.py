@@ -18,6 +18,7 @@ from tqdm import tqdm
 from audit.accounting import account
 from audit.adversaries import token_adversaries
 from audit.config import EMBEDDED, Condition, Experiment
+from audit.curves import other_settings
 from audit.inversion import ceilings, figures, invert
 from audit.provenance import code_digest
 from audit.records import RunRecord, new_record
@@ -31,7 +32,6 @@ from defenses.randomness import describe_rng, seeded_rng
 Row = dict[str, Any]
 EXAMPLES = 2
 ATTACKS = "attack"
-NAMED = ("n", "mu", "a_over_c")
 KEPT = 100  # candidates per position where ranks are reported
 
 
@@ -124,7 +124,7 @@ def _run_condition(bench: Workbench, condition: Condition, *, attacks_only: bool
         "defence": condition.defense,
         "projection": condition.projection,
         **condition.parameters,
-        "settings": _settings(condition),
+        "settings": other_settings(condition.parameters),
         "seed": bench.experiment.seed,
         "coins": describe_rng(seeded_rng(bench.experiment.seed)),
     }
@@ -138,12 +138,6 @@ def _run_condition(bench: Workbench, condition: Condition, *, attacks_only: bool
     row |= found
     row["seconds"] = time.perf_counter() - started
     return Measured(row, _examples(bench, condition, generations, guesses), by_document)
-
-
-def _settings(condition: Condition) -> str | None:
-    """The parameters that a row's name would leave out: "epsilon=5 on=embedding"; None where there are none."""
-    others = [f"{key}={value}" for key, value in condition.parameters.items() if key not in NAMED]
-    return " ".join(others) or None
 
 
 def _accounting(defense: Defense[Any], delta: float) -> Row:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from audit.records import RunRecord
 from reports.audit_figures import plain
 from reports.figures import COLOURS, MARKERS, Drawn
-from reports.rows import Row, quantity, rows_of
+from reports.rows import Row, parameters_told, quantity, rows_of
 
 NULL_STYLE = {"color": "0.45", "marker": "x"}
 _SPREAD = 0.62  # of a task's place on the axis that its marks take up
@@ -25,8 +25,7 @@ def view_name(row: Row) -> str:
     kind = str(row.values.get("view", "view"))
     if kind == "permuted":
         return "permuted labels"
-    found = [(key, row.number(key)) for key in ("n", "mu", "a_over_c", "epsilon")]
-    numbers = [f"{key}={value:g}" for key, value in found if value is not None]
+    numbers = parameters_told(row)
     if kind != "defended" or numbers:
         return " ".join([kind, *(numbers if kind == "defended" else [])])
     return f"defended by {row.defence}"

@@ -11,7 +11,7 @@ from audit.records import RunRecord
 from reports.audit_figures import plain
 from reports.drawing import legend_below
 from reports.figures import COLOURS, MARKERS, Drawn
-from reports.rows import Row, quantity, rows_of
+from reports.rows import Row, parameters_told, quantity, rows_of
 
 _SPREAD = 0.5  # of a condition's place on the axis that its marks take up
 
@@ -20,8 +20,7 @@ def condition_name(row: Row) -> str:
     """A defence with its parameters in a few words: "del n=4 mu=20"; "clean" where there is none."""
     if row.values.get("arm") == "clean":
         return "clean"
-    found = [(key, row.number(key)) for key in ("n", "mu", "a_over_c", "epsilon")]
-    return " ".join([row.defence, *(f"{key}={value:g}" for key, value in found if value is not None)])
+    return " ".join([row.defence, *parameters_told(row)])
 
 
 def arm_name(row: Row) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from audit.curves import condition, is_number
+from audit.curves import NAMED, condition, is_number
 from audit.records import RunRecord
 
 NOT_MEASURED = "not measured"
@@ -141,6 +141,13 @@ def rows_of(record: RunRecord) -> list[Row]:
         )
         for index, values in enumerate(record.rows)
     ]
+
+
+def parameters_told(row: Row) -> list[str]:
+    """A defence's parameters, for a name: ["n=4", "mu=20"], ["eta=200"]."""
+    found = [(key, row.number(key)) for key in NAMED]
+    others = [str(row.values["settings"])] if row.values.get("settings") else []
+    return [*(f"{key}={value:g}" for key, value in found if value is not None), *others]
 
 
 def reference(rows: Sequence[Row], control: str) -> Row | None:

@@ -3,6 +3,7 @@
 Everything comes from the record; what it lacks is shown as not measured. The pictures are on the studies' own pages.
 """
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,7 +37,7 @@ def suite_section(record: RunRecord) -> list[str]:
     for study in config["studies"]:
         if study["name"] in config["run"]:
             own = [row for row in rows if row.values.get("study") == study["name"]]
-            lines += _study(study, own, str(config.get("source") or ""))
+            lines += _study(study, own, str(config.get("source") or ""), reduced=bool(config["reduced"]))
     return lines
 
 
@@ -48,8 +49,8 @@ def _opening(record: RunRecord) -> str:
     return " ".join(told)
 
 
-def _study(study: Mapping[str, Any], rows: Sequence[Row], source: str) -> list[str]:
-    command = "delaudit " + " ".join(study["command"])
+def _study(study: Mapping[str, Any], rows: Sequence[Row], source: str, *, reduced: bool) -> list[str]:
+    command = shlex.join(["delaudit", *study["command"], *(study["reduced"] if reduced else ())])
     lines = [f"### {escape(study['title'])}", "", f"    {command}", "", _figures(study["columns"], rows), ""]
     if study["published"]:
         lines += [f"Published{f' ({escape(source)})' if source else ''}:", "", _published(study["published"]), ""]

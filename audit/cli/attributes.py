@@ -132,6 +132,7 @@ def _assets(options: Mapping[str, Any]) -> tuple["LLM", "Assets"]:
 def _conditions(options: Mapping[str, Any], assets: "Assets") -> list["Condition"]:
     """Clean, projected, and each defended view; the null goes with the last of them."""
     from audit.attributes import Condition
+    from audit.curves import other_settings
     from defenses.baselines.identity import Identity, IdentityConfig
     from defenses.baselines.projection_only import ProjectionOnly, ProjectionOnlyConfig
     from defenses.registry import defenses, pick
@@ -148,7 +149,8 @@ def _conditions(options: Mapping[str, Any], assets: "Assets") -> list["Condition
             defense = plugin(plugin.Config(**parameters), assets)
         except TypeError as error:
             raise UserError(f"defence {options['defense']}: {error}; see its Config for its parameters") from error
-        facts = {"defence": options["defense"], "projection": projection, **parameters, "claim": str(defense.claim)}
+        facts = {"defence": options["defense"], "projection": projection, **parameters,
+                 "settings": other_settings(parameters), "claim": str(defense.claim)}  # fmt: skip
         found.append(Condition("defended", defense, facts, null=number == len(several)))
     return found
 

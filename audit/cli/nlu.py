@@ -175,6 +175,7 @@ def _workload(llm: "LLM", options: Mapping[str, Any]) -> "Corpus":
 
 def _defended(options: Mapping[str, Any], assets: "Assets") -> list[tuple["Defense[Any]", dict[str, Any]]]:
     """The defence with each combination of its parameters, and the columns that name it."""
+    from audit.curves import other_settings
     from defenses.registry import defenses, pick
 
     plugin = pick(defenses(), options["defense"], "defence")
@@ -185,5 +186,5 @@ def _defended(options: Mapping[str, Any], assets: "Assets") -> list[tuple["Defen
         except TypeError as error:
             raise UserError(f"defence {options['defense']}: {error}; see its Config for its parameters") from error
         projection = None if assets.projection is None else options["projection"]
-        found.append((defense, {"projection": projection, **parameters}))
+        found.append((defense, {"projection": projection, **parameters, "settings": other_settings(parameters)}))
     return found

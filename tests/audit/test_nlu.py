@@ -265,7 +265,7 @@ def test_the_record_survives_the_disk(bench: NluBench, noisy: Del) -> None:
     assert RunRecord.from_json(record.to_json()) == record
     assert json.loads(record.to_json())["data"][1]["name"] == "public"
     text = told(record)
-    assert "del n=4 mu=30" in text
+    assert "del d16 n=4 mu=30" in text
     assert "clean" in text
 
 

@@ -88,6 +88,11 @@ def test_page_puts_ours_beside_the_published(file: Path, tmp_path: Path) -> None
                   "Our model is smaller.", "1 of 2 studies", "../first/report/report.md"):  # fmt: skip
         assert words in page, words
     assert "### Table 2" not in page
+    assert "delaudit run own.toml --set seed=1\n" in page
+    short = run_suite(load_suite(file), tmp_path / "short", reduced=True, runner=Fake())
+    page = (write_report([short], tmp_path / "report-short") / "report.md").read_text()
+    assert "delaudit run own.toml --set seed=1 --set data.windows=4\n" in page
+    assert "**reduced** form" in page
 
 
 def test_a_failed_study_stops_the_suite(file: Path, tmp_path: Path) -> None:

@@ -102,6 +102,7 @@ def test_what_is_missing_is_not_measured(tmp_path: Path) -> None:
         ({"view": "clean", "defence": "identity"}, "clean"),
         ({"view": "defended", "defence": "del", "n": 4, "mu": 20.0}, "defended n=4 mu=20"),
         ({"view": "defended", "defence": "laplace"}, "defended by laplace"),
+        ({"view": "defended", "defence": "laplace", "settings": "epsilon=5"}, "defended epsilon=5"),
         ({"view": "permuted", "n": 4}, "permuted labels"),
     ],
 )

@@ -110,3 +110,11 @@ def test_arms_have_names(record: RunRecord) -> None:
     """Clean is clean; the others are named by defence, parameters and arm."""
     names = [arm_name(one) for one in rows_of(record)]
     assert names[:3] == ["clean", "del n=4 mu=20, none", "del n=4 mu=20, denoiser-server"]
+
+
+def test_a_parameter_of_any_name_tells_conditions_apart() -> None:
+    """Split-and-Denoise at two values of eta are two places of the picture, not one."""
+    rows = [row("none", 0.6, defence="split-and-denoise", n=None, mu=None, settings=f"eta={eta}") for eta in (50, 800)]
+    record = new_record("nlu", config={}, seed=0, rows=rows, provenance=ORIGIN)
+    names = [arm_name(one) for one in rows_of(record)]
+    assert names == ["split-and-denoise eta=50, none", "split-and-denoise eta=800, none"]
