@@ -129,7 +129,7 @@ def _draw(plot: _Plot, rows: Sequence[Row], names: Sequence[str], look: _Look, f
     if utility in FALLING:
         axes.set_yscale("log")
     else:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))  # a coherence may fall below 0
     plain_ticks(axes)
     picture.set_size_inches(7.6, 4.8 + 0.16 * len(handles))
     legend_below(picture, handles, columns=2)

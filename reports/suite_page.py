@@ -11,13 +11,15 @@ from audit.records import RunRecord
 from reports.rows import Row, escape, quantity, rows_of, table
 
 KINDS = frozenset({"suite"})
-SHARES = ("asr_", "agreement", "accuracy", "balanced_accuracy")
+SHARES = ("asr_", "agreement", "accuracy", "balanced_accuracy", "majority_accuracy")
 TITLES = {
     "perplexity_over_clean": "perplexity over the undefended", "perplexity": "perplexity", "coherence": "coherence",
     "coherence_remote": "coherence, server alone", "coherence_local_alone": "coherence, local model alone",
     "agreement_top1": "agreement, top 1", "mauve": "MAUVE", "asr_top1_cosine": "read by cosine",
     "asr_strongest": "read by the strongest attack", "epsilon_exact_token": "exact ε per token",
-    "accuracy": "accuracy", "auc": "AUC", "parameter_value": "privacy parameter", "prompt_name": "soft prompt",
+    "perplexity_without_prompt": "perplexity without the soft prompt", "accuracy": "accuracy", "auc": "AUC",
+    "balanced_accuracy": "balanced accuracy", "auc_lost": "AUC lost", "majority_accuracy": "commonest class",
+    "read_cosine": "cosine to the clean outputs", "parameter_value": "privacy parameter", "prompt_name": "soft prompt",
     "body_bytes_up_per_token": "bytes per token",
 }  # fmt: skip
 HOW_TO_READ = (
