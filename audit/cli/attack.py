@@ -1,12 +1,12 @@
 """`delaudit attack`: what adversaries read of protected prompts, with every statistic, and the strongest among them."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from audit.cli.options import FOLDER, choices
+from audit.cli.output import checked_folder, close
 
 if TYPE_CHECKING:
     from audit.config import Experiment
@@ -57,17 +57,11 @@ def attack(**options: Any) -> None:
     from audit.publish import publish
 
     experiment = _experiment(options)
-    if options["out"].exists() and not options["out"].is_dir():
-        raise click.UsageError(f"--out {options['out']} is a file: name a folder")
-    record = run_experiment(experiment, options["out"], kind=ATTACKS)
+    record = run_experiment(experiment, checked_folder(options["out"]), kind=ATTACKS)
     written = publish(record, options["out"], options["tracking"], "attack")
-    if options["as_json"]:
-        click.echo(json.dumps({"written": written, "rows": list(record.rows)}, allow_nan=False))
-        return
-    for line in _told(record):
-        click.echo(line)
-    for kind, place in written.items():
-        click.echo(f"{kind:<16} {place}")
+    if not options["as_json"]:
+        click.echo("\n".join(_told(record)))
+    close({"rows": list(record.rows)}, written, as_json=options["as_json"])
 
 
 def _experiment(options: dict[str, Any]) -> "Experiment":

@@ -1,6 +1,5 @@
 """`delaudit attributes`: what a defence's views tell about gender, age, occupation, party, ..., user by user."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from audit.cli.options import FOLDER, combinations
+from audit.cli.output import close
 from defenses.errors import UserError
 
 if TYPE_CHECKING:
@@ -72,13 +72,7 @@ def attributes(ctx: click.Context, /, **options: Any) -> None:
     written, failure = publish_or_say(record, out, options["tracking"], "attributes")
     if work is not None and failure is None:
         shutil.rmtree(work, ignore_errors=True)
-    if options["as_json"]:
-        click.echo(json.dumps({"rows": list(record.rows), "written": written}, allow_nan=False))
-    else:
-        for kind, place in written.items():
-            click.echo(f"{kind:<16} {place}")
-    if failure is not None:
-        click.echo(f"delaudit: {failure}", err=True)
+    close({"rows": list(record.rows)}, written, failure, as_json=options["as_json"])
     ctx.exit(2 if failure is not None else 0)
 
 

@@ -1,12 +1,12 @@
 """`delaudit audit`: one claim of one defence, from options; the same engine as `delaudit check`."""
 
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from audit.cli.options import FOLDER, assignment
+from audit.cli.output import close
 
 if TYPE_CHECKING:
     from audit.claims import ClaimSpec
@@ -85,14 +85,8 @@ def audit(ctx: click.Context, /, **options: Any) -> None:
         if leaks is not None:
             click.echo(_told(leaks))
     written, failure = publish_or_say(record, options["out"], options["tracking"], f"audit {spec.name}")
-    if options["as_json"]:
-        found = {} if leaks is None else {"leaks": {**asdict(leaks), "found": list(leaks.leaks)}}
-        click.echo(json.dumps({**record.rows[0], **found, "written": written}, allow_nan=False))
-    else:
-        for kind, place in written.items():
-            click.echo(f"{kind:<16} {place}")
-    if failure is not None:
-        click.echo(f"delaudit: {failure}", err=True)
+    found = {} if leaks is None else {"leaks": {**asdict(leaks), "found": list(leaks.leaks)}}
+    close({**record.rows[0], **found}, written, failure, as_json=options["as_json"])
     weak = options["strict"] and result.verdict is Verdict.INCONCLUSIVE
     ctx.exit(1 if result.verdict is Verdict.REFUTED else 2 if failure is not None else 3 if weak else 0)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from audit.cli.options import FILE, FOLDER
+from audit.cli.output import close
 
 if TYPE_CHECKING:
     from audit.check import Outcome
@@ -67,13 +68,7 @@ def check(  # noqa: PLR0917 - click hands options over by name
     written, failure = publish_or_say(record, out, tracking, f"check {file.stem}")
     code = outcome.exit_code(strict=strict)
     code = code if failure is None or code == 1 else 2
-    if as_json:
-        click.echo(json.dumps(_summary(outcome, record, written, code), allow_nan=False))
-    else:
-        for kind, place in written.items():
-            click.echo(f"{kind:<16} {place}")
-    if failure is not None:
-        click.echo(f"delaudit: {failure}", err=True)
+    close(_summary(outcome, record, code), written, failure, as_json=as_json)
     ctx.exit(code)
 
 
@@ -88,7 +83,7 @@ def _record(outcome: "Outcome") -> "RunRecord":
     return record_of(outcome.results, config, kind="check", data=[{"name": outcome.path.name, "sha256": digest}])
 
 
-def _summary(outcome: "Outcome", record: "RunRecord", written: dict[str, str], code: int) -> dict[str, object]:
+def _summary(outcome: "Outcome", record: "RunRecord", code: int) -> dict[str, object]:
     return {
         "exit_code": code,
         "method": outcome.file.error.method,
@@ -97,5 +92,4 @@ def _summary(outcome: "Outcome", record: "RunRecord", written: dict[str, str], c
         "run_level": outcome.level,
         "claims": list(record.rows),
         "errors": {one.spec.name: one.error for one in outcome.checked if one.error is not None},
-        "written": written,
     }

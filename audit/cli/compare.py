@@ -1,12 +1,12 @@
 """`delaudit compare`: defences at equal terms, four ways; which ranking changes with the way."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from audit.cli.options import FILE, FOLDER
+from audit.cli.output import checked_folder, close
 from defenses.errors import UserError
 
 if TYPE_CHECKING:
@@ -72,19 +72,13 @@ def compare(file: Path | None, **options: Any) -> None:
     changes = options["changes"]
     experiment = parse_experiment(BUILT_IN, changes, "compare") if file is None else load_experiment(file, changes)
     levels = chosen_levels(options["modes"], options["at"], options["at_asr"])
-    out = options["out"] or Path("runs") / f"{experiment.name}-compared"
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file: name a folder")
+    out = checked_folder(options["out"] or Path("runs") / f"{experiment.name}-compared")
     record = run(experiment, levels, out, utility=options["utility"])
     tracking = experiment.tracking or sqlite_uri(out / "mlflow.db")
     written = publish(record, out, tracking, experiment.name)
-    if options["as_json"]:
-        click.echo(json.dumps({"written": written, "rows": list(record.rows)}, allow_nan=False))
-        return
-    for line in _told(record):
-        click.echo(line)
-    for kind, place in written.items():
-        click.echo(f"{kind:<16} {place}")
+    if not options["as_json"]:
+        click.echo("\n".join(_told(record)))
+    close({"rows": list(record.rows)}, written, as_json=options["as_json"])
 
 
 def chosen_levels(modes: tuple[str, ...], at: str | None, at_asr: str | None) -> dict[str, tuple[float, ...]]:

@@ -1,6 +1,5 @@
 """`delaudit nlu`: what a classifier still makes of text behind a defence, with and without Split-and-Denoise's help."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from audit.cli.options import FOLDER, combinations
+from audit.cli.output import close
 from defenses.errors import UserError
 
 if TYPE_CHECKING:
     from audit.nlu import NluSettings
     from audit.nlu_tasks import NluTask
-    from audit.records import RunRecord
     from defenses.base import Assets, Defense
     from defenses.models.llm import LLM
     from defenses.pipeline.corpus import Corpus
@@ -78,19 +77,8 @@ def nlu(ctx: click.Context, /, **options: Any) -> None:
     written, failure = publish_or_say(record, out, options["tracking"], "nlu")
     if work is not None and failure is None:
         shutil.rmtree(work, ignore_errors=True)
-    _close(record, written, failure, as_json=options["as_json"])
+    close({"rows": list(record.rows)}, written, failure, as_json=options["as_json"])
     ctx.exit(2 if failure is not None else 0)
-
-
-def _close(record: "RunRecord", written: Mapping[str, str], failure: str | None, *, as_json: bool) -> None:
-    """What was written, or the rows with it."""
-    if as_json:
-        click.echo(json.dumps({"rows": list(record.rows), "written": written}, allow_nan=False))
-    else:
-        for kind, place in written.items():
-            click.echo(f"{kind:<16} {place}")
-    if failure is not None:
-        click.echo(f"delaudit: {failure}", err=True)
 
 
 def _arms(text: str) -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from defenses.errors import UserError
+from audit.cli.output import checked_folder
 
 if TYPE_CHECKING:
     from audit.config import Experiment
@@ -70,8 +70,7 @@ def run(file: Path, out: Path | None, changes: tuple[str, ...], as_json: bool) -
 
 def _run(experiment: "Experiment", out: Path, kind: str, *, as_json: bool) -> None:
     """Run, write the record, log it, write every installed report."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file: name a folder")
+    checked_folder(out)
     reporters = {point.name: point.load() for point in entry_points(group="delaudit.reporters")}
     from audit.experiment import run_experiment
     from audit.mlflow_session import sqlite_uri

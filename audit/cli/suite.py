@@ -1,12 +1,11 @@
 """`delaudit suite`: a paper's tables, or any other list of studies, from one file."""
 
-import json
 from pathlib import Path
 
 import click
 
 from audit.cli.options import FILE, FOLDER
-from defenses.errors import UserError
+from audit.cli.output import checked_folder, close
 
 
 @click.command()
@@ -25,16 +24,10 @@ def suite(file: Path, *, reduced: bool, only: tuple[str, ...], out: Path | None,
     from audit.suite import load_suite, run_suite
 
     asked = load_suite(file)
-    place = out or Path("runs") / f"{asked.name}{'-reduced' if reduced else ''}"
-    if place.exists() and not place.is_dir():
-        raise UserError(f"--out {place} is a file: name a folder")
+    place = checked_folder(out or Path("runs") / f"{asked.name}{'-reduced' if reduced else ''}")
     record = run_suite(asked, place, reduced=reduced, only=only)
     written = publish(record, place, sqlite_uri(place / "mlflow.db"), asked.name)
-    if as_json:
-        click.echo(json.dumps({"written": written, "rows": list(record.rows)}, allow_nan=False))
-        return
-    for study in asked.chosen(only):
+    for study in () if as_json else asked.chosen(only):
         count = sum(row["study"] == study.name for row in record.rows)
         click.echo(f"{study.name:<20} {count:>4} rows   {place / study.name / 'report' / 'report.md'}")
-    for kind, where in written.items():
-        click.echo(f"{kind:<20} {where}")
+    close({"rows": list(record.rows)}, written, as_json=as_json)

@@ -1,12 +1,12 @@
 """`delaudit tune`: the best use of an exact epsilon, chosen on public text, against plain DEL on other text."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from audit.cli.options import FOLDER
+from audit.cli.output import checked_folder, close
 
 if TYPE_CHECKING:
     from audit.config import Experiment
@@ -45,9 +45,7 @@ def tune(**options: Any) -> None:
     """
     plan = _plan(options)
     experiment = _experiment(options)
-    out: Path = options["out"]
-    if out.exists() and not out.is_dir():
-        raise click.UsageError(f"--out {out} is a file: name a folder")
+    out = checked_folder(options["out"])
 
     from dataclasses import asdict
 
@@ -68,13 +66,9 @@ def tune(**options: Any) -> None:
         examples=found.choices,
     )
     written = publish(record, out, options["tracking"], "tune")
-    if options["as_json"]:
-        click.echo(json.dumps({"written": written, "rows": list(record.rows)}, allow_nan=False))
-        return
-    for line in _told(list(map(dict, record.rows))):
-        click.echo(line)
-    for kind, place in written.items():
-        click.echo(f"{kind:<16} {place}")
+    if not options["as_json"]:
+        click.echo("\n".join(_told(list(map(dict, record.rows)))))
+    close({"rows": list(record.rows)}, written, as_json=options["as_json"])
 
 
 def _plan(options: dict[str, Any]) -> "Tuning":
