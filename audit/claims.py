@@ -8,14 +8,14 @@ import hashlib
 import json
 import math
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict
 
+from audit.toml_files import dotted, read_tables, toml_value, validated
 from defenses.errors import UserError
 
 STRICT = ConfigDict(extra="forbid")
@@ -240,11 +240,7 @@ def load_claims(path: Path, changes: Sequence[str] = ()) -> ClaimsFile:
     Raises:
         UserError: the file cannot be read, is no TOML, or a key is unknown or wrong: file, claim and key are named.
     """
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"{path}: {error}") from error
-    return parse_claims(raw, changes, str(path))
+    return parse_claims(read_tables(path), changes, str(path))
 
 
 def parse_claims(raw: Mapping[str, Any], changes: Sequence[str] = (), source: str = "claims") -> ClaimsFile:
@@ -263,12 +259,7 @@ def parse_claims(raw: Mapping[str, Any], changes: Sequence[str] = (), source: st
         for key, table in (("guarantee", lambda kind: {"kind": kind}), ("assets", _assets)):
             if isinstance(claim.get(key), str):
                 claim[key] = table(claim[key])
-    try:
-        return TypeAdapter(ClaimsFile).validate_python(tables)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = _place(first["loc"], claims)
-        raise UserError(f"{source}: {place}: {first['msg'].removeprefix('Value error, ')}") from error
+    return validated(ClaimsFile, tables, source, lambda location: _place(location, claims))
 
 
 def claim_lines(text: str) -> list[int]:
@@ -294,7 +285,7 @@ def _place(location: Sequence[str | int], claims: Sequence[Mapping[str, Any]]) -
         named = claims[parts[1]].get("name")
         head = f"claim {named!r}" if isinstance(named, str) else f"claim number {parts[1] + 1}"
         return ": ".join([head, ".".join(str(part) for part in parts[2:])]).removesuffix(": ")
-    return ".".join(str(part) for part in parts) or "the file"
+    return dotted(parts)
 
 
 def _apply(tables: dict[str, Any], change: str) -> None:
@@ -302,10 +293,7 @@ def _apply(tables: dict[str, Any], change: str) -> None:
     key, separator, text = change.partition("=")
     if not separator or not key.strip():
         raise UserError(f"--set {change}: {_CHANGE}")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
+    value = toml_value(text)
     targets, path = _targets(tables, key.strip())
     for target in targets:
         place: Any = target

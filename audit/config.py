@@ -2,14 +2,14 @@
 
 import itertools
 import json
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict
 
+from audit.toml_files import read_tables, toml_value, validated
 from defenses.errors import UserError
 
 EMBEDDED = "embedded"
@@ -158,11 +158,7 @@ def load_experiment(path: Path, changes: Sequence[str] = ()) -> Experiment:
     Raises:
         UserError: the file cannot be read, is no TOML, or a key is unknown or has the wrong type.
     """
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"{path}: {error}") from error
-    return parse_experiment(raw, changes, str(path))
+    return parse_experiment(read_tables(path), changes, str(path))
 
 
 def parse_experiment(raw: Mapping[str, Any], changes: Sequence[str] = (), source: str = "experiment") -> Experiment:
@@ -170,12 +166,7 @@ def parse_experiment(raw: Mapping[str, Any], changes: Sequence[str] = (), source
     tables = json.loads(json.dumps(raw))
     for change in changes:
         _apply(tables, change)
-    try:
-        return TypeAdapter(Experiment).validate_python(tables)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UserError(f"{source}: {place}: {first['msg']}") from error
+    return validated(Experiment, tables, source)
 
 
 def _apply(tables: dict[str, Any], change: str) -> None:
@@ -183,10 +174,7 @@ def _apply(tables: dict[str, Any], change: str) -> None:
     key, separator, text = change.partition("=")
     if not separator or not key.strip():
         raise UserError(f"--set {change}: write key=value, for example data.windows=96")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
+    value = toml_value(text)
     *path, last = key.strip().split(".")
     place: Any = tables
     for part in path:

@@ -7,16 +7,16 @@ that was broken off goes on where it was.
 
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict
 from tqdm import tqdm
 
 from audit.records import RunRecord, new_record
+from audit.toml_files import read_tables, validated
 from defenses.errors import UserError
 
 KIND = "suite"
@@ -122,16 +122,7 @@ def load_suite(path: Path) -> Suite:
     Raises:
         UserError: the file cannot be read, is no TOML, or a key is unknown or has the wrong type.
     """
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"{path}: {error}") from error
-    try:
-        return TypeAdapter(Suite).validate_python({**raw, "folder": path.parent})
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UserError(f"{path}: {place}: {first['msg']}") from error
+    return validated(Suite, {**read_tables(path), "folder": path.parent}, str(path))
 
 
 def arguments(suite: Suite, study: Study, out: Path, *, reduced: bool) -> list[str]:

@@ -5,15 +5,13 @@ Colours, markers and files as in `reports.figures`. Names come from users' data,
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from audit.records import RunRecord
 from reports.audit_figures import plain
-from reports.figures import COLOURS, MARKERS, Drawn
+from reports.drawing import Drawn, auc_axes, auc_marks, style
 from reports.rows import Row, parameters_told, quantity, rows_of
 
 NULL_STYLE = {"color": "0.45", "marker": "x"}
@@ -43,44 +41,16 @@ def draw_attributes(record: RunRecord, folder: Path, prefix: str) -> Drawn | Non
     axes = picture.add_subplot()
     for index, view in enumerate(views):
         shift = _SPREAD * (index / max(1, len(views) - 1) - 0.5)
-        marks = [(tasks.index(str(row.values.get("task"))) + shift, row) for row in rows if view_name(row) == view]
-        _marks(axes, marks, plain(view, 34), index)
-    _finish(axes, tasks)
+        own = [(tasks.index(str(row.values.get("task"))) + shift, row) for row in rows if view_name(row) == view]
+        name = plain(view, 34)
+        auc_marks(axes, own, name, {"linestyle": "", **(NULL_STYLE if name == "permuted labels" else style(index))})
+    for border in range(1, len(tasks)):
+        axes.axvline(border - 0.5, color="0.85", linewidth=0.8)
+    auc_axes(axes, [plain(task, 24) for task in tasks])
     axes.figure.legend(loc="outside upper center", ncols=3, fontsize=8.5, frameon=False)
     file = f"{prefix}attributes.png"
     picture.savefig(folder / file, metadata={"Software": "delaudit"})
     return Drawn(file, "AUC by attribute and view", _alt(tasks, rows))
-
-
-def _marks(axes: Axes, marks: Sequence[tuple[float, Row]], name: str, index: int) -> None:
-    """One view's AUCs, a mark a task."""
-    heights = [row.number("auc") or 0.0 for _, row in marks]
-    ends = [row.interval("auc") or (value, value) for (_, row), value in zip(marks, heights, strict=True)]
-    spread = [
-        [max(0.0, value - low) for value, (low, _) in zip(heights, ends, strict=True)],
-        [max(0.0, high - value) for value, (_, high) in zip(heights, ends, strict=True)],
-    ]
-    style: dict[str, Any] = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
-    if name == "permuted labels":
-        style = NULL_STYLE
-    axes.errorbar(
-        [place for place, _ in marks], heights, yerr=spread, linestyle="", capsize=3, linewidth=1.5, markersize=6,
-        label=name, **style,
-    )  # fmt: skip
-
-
-def _finish(axes: Axes, tasks: Sequence[str]) -> None:
-    axes.axhline(0.5, color="0.2", linestyle="--", linewidth=1.2, label="chance")
-    for border in range(1, len(tasks)):
-        axes.axvline(border - 0.5, color="0.85", linewidth=0.8)
-    axes.set_xticks(range(len(tasks)), labels=[plain(task, 24) for task in tasks], parse_math=False)
-    axes.set_xlim(-0.5, len(tasks) - 0.5)
-    low, high = axes.get_ylim()
-    axes.set_ylim(min(low, 0.4), min(max(high, 0.7), 1.01))
-    axes.set_ylabel("macro one-vs-rest AUC, with 95 % interval")
-    axes.grid(visible=True, axis="y", color="0.88", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _alt(tasks: Sequence[str], rows: Sequence[Row]) -> str:

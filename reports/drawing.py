@@ -3,7 +3,7 @@
 Colours are Okabe and Ito's, which colour-blind readers can tell apart, and every curve has its own marker as well.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -88,6 +88,28 @@ def spread(points: Sequence[tuple[float, float, Row]], column: Column) -> Any:
         low, high = (None if name is None else row.interval(name)) or (value, value)
         sides.append((max(0.0, value - low), max(0.0, high - value)))
     return np.array(sides).T
+
+
+def auc_marks(axes: Axes, points: Sequence[tuple[float, Row]], name: str, look: Mapping[str, Any]) -> None:
+    """AUCs with their intervals at places along a categorical axis, one legend entry."""
+    found = [(place, row.number("auc") or 0.0, row) for place, row in points]
+    axes.errorbar(
+        [place for place, _, _ in found], [value for _, value, _ in found], yerr=spread(found, "auc"),
+        capsize=3, linewidth=1.5, label=name, **{"markersize": 6, **look},
+    )  # fmt: skip
+
+
+def auc_axes(axes: Axes, names: Sequence[str]) -> None:
+    """The axes of AUCs: chance as a line, a name for each place, never less than 0.4 to 0.7 in view."""
+    axes.axhline(0.5, color="0.2", linestyle="--", linewidth=1.2, label="chance")
+    axes.set_xticks(range(len(names)), labels=list(names), parse_math=False)
+    axes.set_xlim(-0.5, max(1, len(names)) - 0.5)
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, 0.4), min(max(high, 0.7), 1.01))
+    axes.set_ylabel("macro one-vs-rest AUC, with 95 % interval")
+    axes.grid(visible=True, axis="y", color="0.88", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def plain_ticks(axes: Axes) -> None:

@@ -9,8 +9,7 @@ from matplotlib.figure import Figure
 
 from audit.records import RunRecord
 from reports.audit_figures import plain
-from reports.drawing import legend_below
-from reports.figures import COLOURS, MARKERS, Drawn
+from reports.drawing import Drawn, auc_axes, auc_marks, legend_below, style
 from reports.rows import Row, parameters_told, quantity, rows_of
 
 _SPREAD = 0.5  # of a condition's place on the axis that its marks take up
@@ -44,42 +43,22 @@ def draw_nlu(record: RunRecord, folder: Path, prefix: str) -> Drawn | None:
     for index, arm in enumerate(arms):
         shift = _SPREAD * (index / max(1, len(arms) - 1) - 0.5) if len(arms) > 1 else 0.0
         own = [(conditions.index(condition_name(row)) + shift, row) for row in marked if row.values.get("arm") == arm]
-        _marks(axes, own, plain(arm, 34), index)
-    _finish(axes, conditions, clean)
+        auc_marks(axes, own, plain(arm, 34), style(index) | {"linestyle": ""})
+    _clean_line(axes, clean)
+    auc_axes(axes, [plain(name, 24) for name in conditions])
     file = f"{prefix}nlu.png"
     legend_below(picture, axes.get_legend_handles_labels()[0], columns=3)
     picture.savefig(folder / file, metadata={"Software": "delaudit"})
     return Drawn(file, "AUC by defence and arm", _alt(rows))
 
 
-def _marks(axes: Axes, marks: Sequence[tuple[float, Row]], name: str, index: int) -> None:
-    """One arm's AUCs, a mark a condition."""
-    heights = [row.number("auc") or 0.0 for _, row in marks]
-    ends = [row.interval("auc") or (value, value) for (_, row), value in zip(marks, heights, strict=True)]
-    spread = [
-        [max(0.0, value - low) for value, (low, _) in zip(heights, ends, strict=True)],
-        [max(0.0, high - value) for value, (_, high) in zip(heights, ends, strict=True)],
-    ]
-    axes.errorbar(
-        [place for place, _ in marks], heights, yerr=spread, linestyle="", capsize=3, linewidth=1.5, markersize=6,
-        label=name, color=COLOURS[index % len(COLOURS)], marker=MARKERS[index % len(MARKERS)],
-    )  # fmt: skip
-
-
-def _finish(axes: Axes, conditions: Sequence[str], clean: Row | None) -> None:
-    axes.axhline(0.5, color="0.2", linestyle="--", linewidth=1.2, label="chance")
-    if clean is not None:
-        axes.axhline(clean.number("auc") or 0.0, color="0.45", linestyle=":", linewidth=1.4, label="clean")
-        if (ends := clean.interval("auc")) is not None:
-            axes.axhspan(*ends, color="0.45", alpha=0.12, linewidth=0)
-    axes.set_xticks(range(len(conditions)), labels=[plain(name, 24) for name in conditions], parse_math=False)
-    axes.set_xlim(-0.5, max(1, len(conditions)) - 0.5)
-    low, high = axes.get_ylim()
-    axes.set_ylim(min(low, 0.4), min(max(high, 0.7), 1.01))
-    axes.set_ylabel("macro one-vs-rest AUC, with 95 % interval")
-    axes.grid(visible=True, axis="y", color="0.88", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+def _clean_line(axes: Axes, clean: Row | None) -> None:
+    """The undefended AUC and its interval, behind the others."""
+    if clean is None:
+        return
+    axes.axhline(clean.number("auc") or 0.0, color="0.45", linestyle=":", linewidth=1.4, label="clean")
+    if (ends := clean.interval("auc")) is not None:
+        axes.axhspan(*ends, color="0.45", alpha=0.12, linewidth=0)
 
 
 def _alt(rows: Sequence[Row]) -> str:

@@ -1,13 +1,13 @@
 """What commands share in reading their options."""
 
 import itertools
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from audit.toml_files import toml_value
 from defenses.errors import UserError
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -23,10 +23,7 @@ def assignment(text: str, option: str) -> tuple[str, Any]:
     key, separator, value = text.partition("=")
     if not separator or not key.strip() or not value.strip():
         raise UserError(f"{option} {text}: write KEY=VALUE, for example n=4")
-    try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return key.strip(), value.strip()
+    return key.strip(), toml_value(value.strip())
 
 
 def choices(text: str, option: str) -> tuple[str, list[Any]]:
