@@ -19,7 +19,7 @@ from defenses.privacy.gaussian import GaussianProfile
 from defenses.privacy.laplace import LaplaceProfile
 from defenses.privacy.profile import PrivacyProfile
 from defenses.privacy.randomized_response import RandomizedResponseProfile
-from defenses.registry import defenses, pick
+from defenses.registry import configuration, defenses, pick
 
 METRIC = "metric-DP"
 
@@ -50,11 +50,12 @@ def build_target(spec: ClaimSpec, folder: Path = Path()) -> Target:
         UserError: the defence is unknown, its parameters are wrong, it promises nothing, or an artifact is missing.
     """
     plugin = pick(defenses(), spec.defense, "defence")
+    config = configuration(plugin, spec.parameters)
     try:
-        defense = plugin(plugin.Config(**spec.parameters), _assets(spec, folder))
+        defense = plugin(config, _assets(spec, folder))
         claim = claim_of(defense, spec)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"defence {spec.defense}: {error}; see its Config for its parameters") from error
+    except ValueError as error:
+        raise UserError(f"defence {spec.defense}: {error}") from error
     if spec.pair is not None and max(spec.pair) >= defense.assets.vocabulary:
         raise UserError(f"pair {list(spec.pair)}: the vocabulary has {defense.assets.vocabulary} tokens")
     pair = spec.pair

@@ -34,7 +34,7 @@ from defenses.pipeline.mechanism import Quantizer
 from defenses.pipeline.prompt_training import load_prompt
 from defenses.privacy.binomial import StochasticQuantizationProfile
 from defenses.privacy.noise import a_over_c_for_mu
-from defenses.registry import defenses, pick
+from defenses.registry import configuration, defenses, pick
 
 AUXILIARY_SEED = 1_000_003  # the adversary's public text comes from other people than the victims
 
@@ -188,10 +188,7 @@ class Workbench:
     def defense(self, condition: Condition) -> Defense[Any]:
         """The configured defence of one condition."""
         plugin = pick(defenses(), condition.defense, "defence")
-        try:
-            config = plugin.Config(**condition.parameters)
-        except TypeError as error:
-            raise UserError(f"defence {condition.defense}: {error}; see its Config for its parameters") from error
+        config = configuration(plugin, condition.parameters)
         return plugin(config, self.assets(condition.projection))  # type: ignore[no-any-return]  # plug-ins are loaded by name
 
     def prompt(self, condition: Condition, defense: Defense[Any]) -> tuple[str | None, torch.Tensor | None]:

@@ -2,6 +2,8 @@
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
+from dataclasses import fields
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -42,6 +44,26 @@ def pick(found: dict[str, Any], name: str, kind: str) -> Any:
     if name not in found:
         raise UserError(f"there is no {kind} called {name!r}; installed: {', '.join(found)}")
     return found[name]
+
+
+def configuration(plugin: Any, parameters: Mapping[str, Any]) -> Any:
+    """A defence's Config from plain values, as files and command lines give them.
+
+    Raises:
+        UserError: a parameter is unknown, of the wrong type, or out of range.
+    """
+    from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415 - the client on the wire does without it
+
+    known = [field.name for field in fields(plugin.Config)]
+    strange = next((name for name in parameters if name not in known), None)
+    if strange is not None:
+        has = f"it has {', '.join(known)}" if known else "it has none"
+        raise UserError(f"defence {plugin.name}: there is no parameter {strange!r}; {has}")
+    try:
+        return TypeAdapter(plugin.Config).validate_python(dict(parameters))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"defence {plugin.name}: {first['loc'][0]}: {first['msg']}, not {first['input']!r}") from error
 
 
 def _load(module: str, attribute: str) -> Any:

@@ -129,7 +129,7 @@ def _conditions(options: Mapping[str, Any], assets: "Assets") -> list["Condition
     from audit.curves import other_settings
     from defenses.baselines.identity import Identity, IdentityConfig
     from defenses.baselines.projection_only import ProjectionOnly, ProjectionOnlyConfig
-    from defenses.registry import defenses, pick
+    from defenses.registry import configuration, defenses, pick
 
     plugin = pick(defenses(), options["defense"], "defence")
     found = [Condition("clean", Identity(IdentityConfig(), assets), {"defence": "identity"})]
@@ -139,10 +139,7 @@ def _conditions(options: Mapping[str, Any], assets: "Assets") -> list["Condition
         found.append(Condition("projected", ProjectionOnly(ProjectionOnlyConfig(clip=True), assets), facts))
     several = combinations(options["changes"], "--set")
     for number, parameters in enumerate(several, start=1):
-        try:
-            defense = plugin(plugin.Config(**parameters), assets)
-        except TypeError as error:
-            raise UserError(f"defence {options['defense']}: {error}; see its Config for its parameters") from error
+        defense = plugin(configuration(plugin, parameters), assets)
         facts = {"defence": options["defense"], "projection": projection, **parameters,
                  "settings": other_settings(parameters), "claim": str(defense.claim)}  # fmt: skip
         found.append(Condition("defended", defense, facts, null=number == len(several)))

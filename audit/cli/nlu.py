@@ -164,15 +164,12 @@ def _workload(llm: "LLM", options: Mapping[str, Any]) -> "Corpus":
 def _defended(options: Mapping[str, Any], assets: "Assets") -> list[tuple["Defense[Any]", dict[str, Any]]]:
     """The defence with each combination of its parameters, and the columns that name it."""
     from audit.curves import other_settings
-    from defenses.registry import defenses, pick
+    from defenses.registry import configuration, defenses, pick
 
     plugin = pick(defenses(), options["defense"], "defence")
     found = []
     for parameters in combinations(options["changes"], "--set"):
-        try:
-            defense = plugin(plugin.Config(**parameters), assets)
-        except TypeError as error:
-            raise UserError(f"defence {options['defense']}: {error}; see its Config for its parameters") from error
+        defense = plugin(configuration(plugin, parameters), assets)
         projection = None if assets.projection is None else options["projection"]
         found.append((defense, {"projection": projection, **parameters, "settings": other_settings(parameters)}))
     return found

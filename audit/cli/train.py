@@ -218,14 +218,11 @@ def _del_noise(settings: Any) -> str:
 def _behind(llm: "LLM", code: Any, corpus: Any, options: dict[str, Any]) -> tuple[Any, str, dict[str, Any]]:
     """The defence to train behind, a name for its noise, and what the card says of it."""
     from defenses.models.assets import public_assets
-    from defenses.registry import defenses, pick
+    from defenses.registry import configuration, defenses, pick
 
     plugin = pick(defenses(), options["defense_name"], "defence")
     parameters = dict(assignment(change, "--set") for change in options["changes"])
-    try:
-        config = plugin.Config(**parameters)
-    except TypeError as error:
-        raise UserError(f"defence {options['defense_name']}: {error}; see its Config for its parameters") from error
+    config = configuration(plugin, parameters)
     behind = plugin(config, public_assets(llm, code, corpus.counts(len(llm.embedding))))
     key = behind.privacy_parameter
     strength = None if key is None else getattr(config, key)

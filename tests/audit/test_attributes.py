@@ -331,7 +331,7 @@ def test_the_command_writes_record_and_page(
         (["--data", "x.jsonl", "--task", "gender"], "embedded workload"),
         (["--data", "x.jsonl", "--label-column", "y"], "no such file"),
         (["--set", "mu"], "KEY=VALUE"),
-        (["--set", "nu=3"], "see its Config"),
+        (["--set", "nu=3"], "there is no parameter 'nu'; it has n, mu"),
         (["--defense", "nothing"], "no defence called"),
         (["--projection", "d3"], "d3"),
     ],

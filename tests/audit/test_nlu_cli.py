@@ -87,7 +87,7 @@ def test_the_embedded_task_needs_no_data(base: list[str]) -> None:
         (["--arm", "magic"], "there are none, denoiser-server"),
         (["--arm", ","], "there are none"),
         (["--set", "mu"], "KEY=VALUE"),
-        (["--set", "nu=3"], "see its Config"),
+        (["--set", "nu=3"], "there is no parameter 'nu'; it has n, mu"),
         (["--set", "n=99"], "1..8"),
         (["--defense", "nothing"], "no defence called"),
         (["--projection", "d3"], "d3"),

@@ -2,11 +2,12 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from defenses.errors import UserError
-from defenses.registry import discover, pick
+from defenses.registry import configuration, defenses, discover, pick
 
 
 @pytest.fixture
@@ -44,3 +45,28 @@ def test_a_name_is_taken_once(package: Path) -> None:
         (package / f"{file}.py").write_text("class Mine:\n    name = 'mine'\n\nPLUGIN = Mine\n")
     with pytest.raises(UserError, match="two plug-ins"):
         discover("plugged", "PLUGIN", "delaudit.nothing")
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "words"),
+    [
+        ("del", {"eta": 5}, "defence del: there is no parameter 'eta'; it has n, mu"),
+        ("identity", {"eta": 5}, "defence identity: there is no parameter 'eta'; it has none"),
+        ("shredder", {"snr": "hello"}, "defence shredder: snr: .*number.*, not 'hello'"),
+        ("metric-noise", {"radius": "square"}, "metric-noise.*square"),
+        ("dp-forward", {"mu": -1}, "dp-forward: mu must be positive"),
+    ],
+)
+def test_wrong_parameters_are_one_line(name: str, parameters: dict[str, Any], words: str) -> None:
+    """Defence, parameter and what was given are named, whoever finds the mistake."""
+    with pytest.raises(UserError, match=words) as caught:
+        configuration(defenses()[name], parameters)
+    assert "\n" not in str(caught.value)
+
+
+def test_plain_values_become_a_configuration() -> None:
+    """Whole numbers stand for floats, and lists for tuples, as TOML and JSON write them."""
+    found = configuration(
+        defenses()["del-tuned"], {"n": 4, "mu": 20, "split": "recent", "recent": [16], "weights": [2, 1]}
+    )
+    assert (found.n, found.mu, found.recent, found.weights) == (4, 20.0, (16,), (2.0, 1.0))
