@@ -15,7 +15,7 @@ from reports.drawing import COLOURS, MARKERS, Drawn, legend, new_picture, plain_
 from reports.rows import NOT_MEASURED, PAPER, Row, escape, quantity, rows_of, table
 
 KINDS = frozenset({"tuning"})
-PLAIN, ALL, UNDEFENDED = "plain DEL", "all together", "undefended"
+PLAIN, PROMPTED, ALL, UNDEFENDED = "plain DEL", "soft prompt", "all together", "undefended"
 NOTE = (
     "Every row of one table keeps the same exact ε of what it is of, but for *nominal accounting*, which shows what "
     "inverting mu-GDP would have spent, and for the split budgets, which keep plain DEL's ε of the whole scored prompt "
@@ -133,8 +133,13 @@ def _found(rows: dict[str, Row], epsilon: float) -> str:
     text = (
         f"At an exact ε of {quantity(epsilon)} for {_unit(tuned)} (δ {tuned.text('delta')}), all improvements together "
         f"({_setting(tuned)}) have **{tuned.text('over_plain')} times plain DEL's perplexity**, "
-        f"{tuned.text('perplexity')} in place of {plain.text('perplexity')}: {_verdict(tuned)}."
+        f"{tuned.text('perplexity')} in place of {plain.text('perplexity')}: {_verdict(tuned, 'over_plain')}."
     )
+    if tuned.number("over_prompted") is not None:
+        text += (
+            f" Over plain DEL with a soft prompt it is {tuned.text('over_prompted')} times: "
+            f"{_verdict(tuned, 'over_prompted')}."
+        )
     if plain.number("over_nothing") is not None and tuned.number("over_nothing") is not None:
         text += (
             f" Over sending nothing at all, the same soft prompt in place, plain DEL is {plain.text('over_nothing')} "
@@ -157,9 +162,9 @@ def _use(row: Row) -> str:
     return "the view does harm" if ends[0] > 1 else "that the view is of any use is not shown"
 
 
-def _verdict(row: Row) -> str:
-    """Whether the ratio's interval excludes 1."""
-    ends = row.interval("over_plain")
+def _verdict(row: Row, key: str) -> str:
+    """Whether a ratio's interval excludes 1."""
+    ends = row.interval(key)
     if ends is None:
         return "without an interval, nothing is shown"
     if ends[1] < 1:
@@ -172,6 +177,7 @@ def _utility(rows: Sequence[Row]) -> str:
         [
             escape(row.defence), _setting(row), row.text("perplexity"),
             "1" if row.defence == PLAIN else row.text("over_plain"),
+            "1" if row.defence == PROMPTED else row.text("over_prompted"),
             "1" if row.defence == UNDEFENDED else row.text("perplexity_over_clean"),
             _spent(row, "over_nothing"), row.text("agreement_top1", percent=True),
             _spent(row, "epsilon_exact_token"), _spent(row, "epsilon_exact_prompt"),
@@ -179,8 +185,8 @@ def _utility(rows: Sequence[Row]) -> str:
         for row in rows
     ]  # fmt: skip
     header = [
-        "condition", "setting", "perplexity", "over plain DEL", "over the undefended", "over nothing sent",
-        "agreement, top 1",        "exact ε of a token", "exact ε of the prompt",
+        "condition", "setting", "perplexity", "over plain DEL", "over plain DEL with a soft prompt",
+        "over the undefended", "over nothing sent", "agreement, top 1", "exact ε of a token", "exact ε of the prompt",
     ]  # fmt: skip
     return table(header, body)
 

@@ -123,7 +123,10 @@ def _told(rows: "list[Row]") -> list[str]:
     lines: list[str] = []
     for epsilon in dict.fromkeys(row["epsilon_target"] for row in rows):
         mine = [row for row in rows if row["epsilon_target"] == epsilon]
-        lines += [_title(mine[0]), _line(("condition", "perplexity", "over plain DEL", "exact epsilon", "setting"))]
+        lines += [
+            _title(mine[0]),
+            _line(("condition", "perplexity", "over plain DEL", "and with a prompt", "exact epsilon", "setting")),
+        ]
         lines += [*(_row(row) for row in mine), ""]
     return lines
 
@@ -136,7 +139,10 @@ def _title(row: "Row") -> str:
 
 
 def _row(row: "Row") -> str:
-    ends = f"{row['over_plain']:.3f} [{row['over_plain_low']:.3f}, {row['over_plain_high']:.3f}]"
+    plain, prompted = (
+        f"{row[over]:.3f} [{row[f'{over}_low']:.3f}, {row[f'{over}_high']:.3f}]"
+        for over in ("over_plain", "over_prompted")
+    )
     epsilon = row.get("epsilon_exact_token")
     setting = ""
     if epsilon is not None:
@@ -144,7 +150,7 @@ def _row(row: "Row") -> str:
         prompt = "" if row["prompt_name"] is None else f", {row['prompt_name']}"
         setting = f"{row['projection']}, n = {row['n']}, {row['decoder']}{prompt}{split}"
     spent = "-" if epsilon is None else f"{epsilon:.4g}"
-    return _line((row["defence"], f"{row['perplexity']:.4g}", ends, spent, setting)) + _read(row)
+    return _line((row["defence"], f"{row['perplexity']:.4g}", plain, prompted, spent, setting)) + _read(row)
 
 
 def _read(row: "Row") -> str:
@@ -153,5 +159,5 @@ def _read(row: "Row") -> str:
 
 
 def _line(cells: tuple[str, ...]) -> str:
-    widths = (28, 12, 26, 15, 0)
+    widths = (28, 12, 24, 24, 15, 0)
     return "  " + "".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip()

@@ -15,7 +15,7 @@ from audit.cli.main import COMMANDS
 from audit.cli.tune import tune as command
 from audit.config import parse_experiment
 from audit.records import RunRecord
-from audit.tuning import ALL, PLAIN, SPLIT, Tuned, Tuning, _Choice, tune
+from audit.tuning import ALL, PLAIN, PROMPTED, SPLIT, Tuned, Tuning, _Choice, tune
 from audit.tuning_scores import CHOICE_EVERY, Bench, Setting
 from audit.workbench import Workbench
 from defenses.data.workload import make_workload
@@ -89,14 +89,17 @@ def rows(found: Tuned) -> dict[str, dict[str, Any]]:
 def test_every_improvement_stands_alone_and_together(rows: dict[str, dict[str, Any]]) -> None:
     """Eleven conditions, two floors and the undefended prompt, each with figures and a paired ratio."""
     assert list(rows) == [
-        PLAIN, "nominal accounting", "d and n", "noise-aware projection", "soft prompt", "posterior mean",
+        PLAIN, "nominal accounting", "d and n", "noise-aware projection", PROMPTED, "posterior mean",
         "posterior mode", "split budget", "all but the soft prompt", ALL, SPLIT,
         "nothing sent", "nothing sent, soft prompt", "undefended",
     ]  # fmt: skip
     for row in rows.values():
-        for key in ("perplexity", "over_plain", "perplexity_over_clean", "agreement_top1"):
+        for key in ("perplexity", "over_plain", "over_prompted", "perplexity_over_clean", "agreement_top1"):
             assert row[f"{key}_low"] <= row[key] <= row[f"{key}_high"]
     assert rows[PLAIN]["over_plain"] == 1
+    assert rows[PROMPTED]["over_prompted"] == 1
+    over = rows[ALL]["perplexity"] / rows[PROMPTED]["perplexity"]
+    assert rows[ALL]["over_prompted"] == pytest.approx(over)
     assert rows[PLAIN]["over_nothing"] == pytest.approx(rows[PLAIN]["perplexity"] / rows["nothing sent"]["perplexity"])
     assert rows["undefended"]["agreement_top1"] == 1
 
@@ -125,7 +128,7 @@ def test_each_alone_changes_one_thing(rows: dict[str, dict[str, Any]]) -> None:
     columns = ("projection", "n", "decoder", "prompt_name", "split")
     changed = {
         name: {key for key in columns if rows[name][key] != rows[PLAIN][key]}
-        for name in ("noise-aware projection", "soft prompt", "posterior mean", "posterior mode", "split budget")
+        for name in ("noise-aware projection", PROMPTED, "posterior mean", "posterior mode", "split budget")
     }
     assert changed == {
         "noise-aware projection": {"projection"}, "soft prompt": {"prompt_name"}, "posterior mean": {"decoder"},

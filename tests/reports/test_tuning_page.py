@@ -29,7 +29,7 @@ def row(label: str, epsilon: float, perplexity: float, over: float, **more: Any)
     return {
         "defence": label, "epsilon_target": epsilon, "delta": 1e-5, "epsilon_of": "one token", "windows": 48,
         "documents": 40, "utility_seeds": 3, "prefix_tokens": 64, "continuation_tokens": 32,
-        **spread("perplexity", perplexity), **spread("over_plain", over), **spread("perplexity_over_clean", 2.0),
+        **spread("perplexity", perplexity), **spread("over_plain", over), **spread("over_prompted", 2 * over), **spread("perplexity_over_clean", 2.0),
         **spread("agreement_top1", 0.4), **more,
     }  # fmt: skip
 
@@ -101,6 +101,7 @@ def test_the_opening_says_what_is_gained_and_who_reads_more(tuning_record: RunRe
     assert "150 [135, 165] in place of 300 [270, 330]: better, and the interval excludes 1." in told
     assert "0.95 [0.855, 1.04] times" in told
     assert "no difference is shown, the interval holds 1" in told
+    assert "Over plain DEL with a soft prompt it is 1.9 [1.71, 2.09] times: worse, and the interval excludes 1." in told
     assert "plain DEL is 1.5 [1.35, 1.65] times and DEL-tuned 0.8 [0.72, 0.88] times: the view is of use." in told
     assert "DEL-tuned 1.52 [1.37, 1.67] times: the view does harm." in told
     reads = "reads 20.0 % [18.0 %, 22.0 %] of the tokens of plain DEL and 45.0 % [40.5 %, 49.5 %] of the tokens of all"
@@ -112,15 +113,15 @@ def test_each_condition_has_its_setting_and_what_it_spends(text: str) -> None:
     """A table for each epsilon; floors have no setting and spend nothing; the picture and the basis are there."""
     table = cells(text, "At an exact ε of 35 for one token")
     assert table["plain DEL"] == [
-        "d128-plain, n = 4, linear", "300 [270, 330]", "1", "2 [1.8, 2.2]", "1.5 [1.35, 1.65]",
+        "d128-plain, n = 4, linear", "300 [270, 330]", "1", "2 [1.8, 2.2]", "2 [1.8, 2.2]", "1.5 [1.35, 1.65]",
         "40.0 % [36.0 %, 44.0 %]", "35", "1,400",
     ]  # fmt: skip
     assert table["all together"][0] == "d128-noise-aware, n = 4, posterior-mode, prompt-a"
     assert table["split budget"][0].endswith("split last 16 : rest = 1.5 : 1")
     assert table["split budget"][-2:] == ["50", "1,400"]
     assert [table["nothing sent"][0], *table["nothing sent"][-2:]] == ["-", "-", "-"]
-    assert table["nothing sent"][4] == "-"
-    assert table["undefended"][3] == "1"
+    assert table["nothing sent"][5] == "-"
+    assert table["undefended"][4] == "1"
     assert "48 windows of 40 documents, 64 protected and 32 scored tokens each, 3 draws of coins" in text
     assert "**A server that makes more of a view is an adversary that reads more of it**" in text
 
