@@ -29,7 +29,8 @@ def row(label: str, epsilon: float, perplexity: float, over: float, **more: Any)
     return {
         "defence": label, "epsilon_target": epsilon, "delta": 1e-5, "epsilon_of": "one token", "windows": 48,
         "documents": 40, "utility_seeds": 3, "prefix_tokens": 64, "continuation_tokens": 32,
-        **spread("perplexity", perplexity), **spread("over_plain", over), **spread("over_prompted", 2 * over), **spread("perplexity_over_clean", 2.0),
+        **spread("perplexity", perplexity), **spread("over_plain", over), **spread("over_prompted", 2 * over),
+        **spread("perplexity_over_clean", 2.0),
         **spread("agreement_top1", 0.4), **more,
     }  # fmt: skip
 
