@@ -63,7 +63,10 @@ def configuration(plugin: Any, parameters: Mapping[str, Any]) -> Any:
         return TypeAdapter(plugin.Config).validate_python(dict(parameters))
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"defence {plugin.name}: {first['loc'][0]}: {first['msg']}, not {first['input']!r}") from error
+        message = first["msg"].removeprefix("Value error, ")
+        if first["loc"]:
+            message = f"{first['loc'][0]}: {message}, not {first['input']!r}"
+        raise UserError(f"defence {plugin.name}: {message}") from error
 
 
 def _load(module: str, attribute: str) -> Any:

@@ -43,7 +43,7 @@ def draw_attributes(record: RunRecord, folder: Path, prefix: str) -> Drawn | Non
         shift = _SPREAD * (index / max(1, len(views) - 1) - 0.5)
         own = [(tasks.index(str(row.values.get("task"))) + shift, row) for row in rows if view_name(row) == view]
         name = plain(view, 34)
-        auc_marks(axes, own, name, {"linestyle": "", **(NULL_STYLE if name == "permuted labels" else style(index))})
+        auc_marks(axes, own, name, NULL_STYLE if name == "permuted labels" else style(index))
     for border in range(1, len(tasks)):
         axes.axvline(border - 0.5, color="0.85", linewidth=0.8)
     auc_axes(axes, [plain(task, 24) for task in tasks])

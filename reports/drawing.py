@@ -91,11 +91,11 @@ def spread(points: Sequence[tuple[float, float, Row]], column: Column) -> Any:
 
 
 def auc_marks(axes: Axes, points: Sequence[tuple[float, Row]], name: str, look: Mapping[str, Any]) -> None:
-    """AUCs with their intervals at places along a categorical axis, one legend entry."""
+    """AUCs with their intervals at places along a categorical axis, one legend entry; no line joins them."""
     found = [(place, row.number("auc") or 0.0, row) for place, row in points]
     axes.errorbar(
         [place for place, _, _ in found], [value for _, value, _ in found], yerr=spread(found, "auc"),
-        capsize=3, linewidth=1.5, label=name, **{"markersize": 6, **look},
+        capsize=3, linewidth=1.5, label=name, **{"markersize": 6, **look, "linestyle": ""},
     )  # fmt: skip
 
 

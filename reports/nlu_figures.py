@@ -43,7 +43,7 @@ def draw_nlu(record: RunRecord, folder: Path, prefix: str) -> Drawn | None:
     for index, arm in enumerate(arms):
         shift = _SPREAD * (index / max(1, len(arms) - 1) - 0.5) if len(arms) > 1 else 0.0
         own = [(conditions.index(condition_name(row)) + shift, row) for row in marked if row.values.get("arm") == arm]
-        auc_marks(axes, own, plain(arm, 34), style(index) | {"linestyle": ""})
+        auc_marks(axes, own, plain(arm, 34), style(index))
     _clean_line(axes, clean)
     auc_axes(axes, [plain(name, 24) for name in conditions])
     file = f"{prefix}nlu.png"

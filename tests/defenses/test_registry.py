@@ -1,7 +1,9 @@
 """Plug-ins: a dropped file is found, a broken one is named, a name is taken once."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -70,3 +72,20 @@ def test_plain_values_become_a_configuration() -> None:
         defenses()["del-tuned"], {"n": 4, "mu": 20, "split": "recent", "recent": [16], "weights": [2, 1]}
     )
     assert (found.n, found.mu, found.recent, found.weights) == (4, 20.0, (16,), (2.0, 1.0))
+
+
+def test_a_configuration_that_refuses_as_a_whole_is_one_line() -> None:
+    """A third party's check may raise a plain ValueError over several parameters."""
+
+    @dataclass(frozen=True)
+    class Config:
+        low: float = 0.0
+        high: float = 1.0
+
+        def __post_init__(self) -> None:
+            if self.low > self.high:
+                raise ValueError("low is above high")
+
+    plugin = SimpleNamespace(name="mine", Config=Config)
+    with pytest.raises(UserError, match=r"^defence mine: low is above high$"):
+        configuration(plugin, {"low": 2})

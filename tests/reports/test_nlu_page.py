@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from audit.provenance import Provenance
 from audit.records import RunRecord, new_record
+from reports.drawing import auc_marks, style
 from reports.markdown import write_report
 from reports.nlu_figures import arm_name, draw_nlu
 from reports.nlu_page import nlu_opening, nlu_section
@@ -118,3 +120,12 @@ def test_a_parameter_of_any_name_tells_conditions_apart() -> None:
     record = new_record("nlu", config={}, seed=0, rows=rows, provenance=ORIGIN)
     names = [arm_name(one) for one in rows_of(record)]
     assert names == ["split-and-denoise eta=50, none", "split-and-denoise eta=800, none"]
+
+
+def test_no_line_joins_separate_conditions(record: RunRecord) -> None:
+    """Marks of one arm stand at unrelated conditions or tasks, whatever dash the curve of their colour would have."""
+    axes = Figure().add_subplot()
+    points = [(float(place), one) for place, one in enumerate(rows_of(record))]
+    auc_marks(axes, points, "none", style(0))
+    assert axes.lines
+    assert {line.get_linestyle() for line in axes.lines} == {"None"}
