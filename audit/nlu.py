@@ -37,6 +37,8 @@ from defenses.pipeline.projection import write_text
 from defenses.randomness import seeded_rng
 
 CLEAN = "clean"
+LENGTHS = "lengths"
+"""The control that reads nothing but how many tokens each text has, which no defence here hides."""
 ARMS = ("none", "denoiser-server", "denoiser-client", "soft-prompt", "soft-prompt+denoiser", "rapt")
 
 
@@ -148,6 +150,19 @@ class NluBench:
         return Judged(found, same, same)
 
     @cached_property
+    def lengths(self) -> Mapping[str, tuple[Float32, ...]]:
+        """Logarithms of the numbers of tokens that are sent, (N, 1), by part and column."""
+        sizes = {part: [[min(len(ids), self.settings.longest) for ids in column] for column in columns]
+                 for part, columns in self.tokens.items()}  # fmt: skip
+        return {part: tuple(np.log1p(np.array(column, dtype=np.float32)[:, None]) for column in columns)
+                for part, columns in sizes.items()}  # fmt: skip
+
+    @cached_property
+    def lengths_classifier(self) -> Classifier:
+        """Trained on lengths alone."""
+        return self.fit(self.lengths["train"])
+
+    @cached_property
     def prior(self) -> Float64:
         """Shares of the classes among the training examples, (K,)."""
         counts = np.bincount(self.task.train.labels, minlength=len(self.task.classes)).astype(np.float64)
@@ -195,8 +210,8 @@ def nlu_row(
 
     Args:
         bench: The model, the task and what arms share.
-        defense: The configured defence; None is the clean arm.
-        arm: One of `ARMS`.
+        defense: The configured defence; None is the clean arm, or the control.
+        arm: One of `ARMS`; `LENGTHS`, without a defence, is the control.
         soft_prompt: Vectors (m, h) for the arms with a soft prompt; None trains them on the public text.
         facts: Further columns, for example the defence's parameters.
 
@@ -209,10 +224,15 @@ def nlu_row(
         UserError: there is no such arm, or what it needs is not there.
     """
     started = time.perf_counter()
-    if defense is None:
+    more: Row
+    if defense is None and arm == LENGTHS:
+        name, fitted, more = LENGTHS, bench.lengths_classifier, {}
+        judged = Judged(fitted.probabilities(bench.lengths["test"])[None])
+        defense = bench.server.identity
+    elif defense is None:
         name, judged, fitted = CLEAN, bench.clean_judged, bench.clean_classifier
         defense = bench.server.identity
-        more: Row = {}
+        more = {}
     elif arm in ARMS:
         name = arm
         judged, fitted, more = _Arm(bench, defense, arm, soft_prompt).judged()
@@ -329,7 +349,8 @@ def measured(
 
 def _key(bench: NluBench, defense: Defense[Any] | None, arm: str, facts: Mapping[str, Any]) -> str:
     """A hash over all that a row depends on."""
-    named = {"settings": asdict(bench.settings), "facts": dict(facts), "arm": CLEAN if defense is None else arm,
+    own = CLEAN if defense is None and arm != LENGTHS else arm
+    named = {"settings": asdict(bench.settings), "facts": dict(facts), "arm": own,
              "defence": None if defense is None else [defense.name, repr(defense.config), _projection(defense)],
              "task": [bench.task.name, bench.task.classes, bench.task.sha256], "public": bench.public_digest,
              "model": [bench.llm.name, bench.llm.fingerprint], "code": code_digest()}  # fmt: skip

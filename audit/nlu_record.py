@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from audit.curves import condition
-from audit.nlu import CLEAN, NluBench
+from audit.nlu import CLEAN, LENGTHS, NluBench
 from audit.nlu_statistics import Row
 from audit.provenance import Provenance
 from audit.records import RunRecord, new_record
@@ -37,15 +37,14 @@ def nlu_record(
 
 def told(record: RunRecord) -> str:
     """One line for each arm, as the command prints them."""
-    names = [CLEAN if row["arm"] == CLEAN else condition(row) for row in record.rows]
+    names = [str(row["arm"]) if row["arm"] in {CLEAN, LENGTHS} else condition(row) for row in record.rows]
     wide = max(len(name) for name in names)
     lines = [f"{'defence':<{wide}} {'arm':<22} {'accuracy':<22} {'AUC':<22} {'AUC lost':<24} MSE"]
     for name, row in zip(names, record.rows, strict=True):
         figures = [f"{row[key]:.3f} [{row[f'{key}_low']:.3f}, {row[f'{key}_high']:.3f}]"
                    for key in ("accuracy", "auc", "auc_lost")]  # fmt: skip
-        lines.append(
-            f"{name:<{wide}} {row['arm']:<22} {figures[0]:<22} {figures[1]:<22} {figures[2]:<24} {row['read_mse']:.3g}"
-        )
+        error = "-" if row.get("read_mse") is None else f"{row['read_mse']:.3g}"
+        lines.append(f"{name:<{wide}} {row['arm']:<22} {figures[0]:<22} {figures[1]:<22} {figures[2]:<24} {error}")
     first = record.rows[0]
     lines.append(f"{first['task']}: {first['examples']} examples, commonest class {first['majority_accuracy']:.3f}")
     return "\n".join(lines)

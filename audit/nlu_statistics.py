@@ -31,13 +31,13 @@ class Judged:
     Attributes:
         probabilities: Of R draws, N examples, K classes, (R, N, K).
         noisy: Squared error a coordinate and cosine of the server's outputs against the clean ones, each (N,), mean
-            over draws and columns.
+            over draws and columns. None where the classifier reads no output.
         read: The same of what the classifier read, after a denoiser where there is one.
     """
 
     probabilities: Float64
-    noisy: tuple[Float64, Float64]
-    read: tuple[Float64, Float64]
+    noisy: tuple[Float64, Float64] | None = None
+    read: tuple[Float64, Float64] | None = None
 
 
 def closeness(found: Sequence[Sequence[Float32]], clean: Sequence[Float32]) -> tuple[Float64, Float64]:
@@ -77,7 +77,7 @@ def figures(arm: Judged, clean: Judged, labels: Int64, prior: Float64, *, seed: 
         put(row, f"{name}_lost", reference[name] - own[name], count)
     total = weights.sum(axis=1)
     for stage, pair in (("noisy", arm.noisy), ("read", arm.read)):
-        for name, values in zip(("mse", "cosine"), pair, strict=True):
+        for name, values in () if pair is None else zip(("mse", "cosine"), pair, strict=True):
             put(row, f"{stage}_{name}", weights @ values / total, count)
     return row
 

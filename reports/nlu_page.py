@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from audit.records import RunRecord
-from reports.nlu_figures import arm_name, draw_nlu
+from reports.nlu_figures import CONTROLS, arm_name, draw_nlu
 from reports.rows import NOT_MEASURED, Row, escape, percentage, rows_of, table
 
 KINDS = frozenset({"nlu"})
@@ -61,8 +61,13 @@ def nlu_opening(rows: Sequence[Row]) -> str:
         f" Without a defence accuracy is {clean.text('accuracy', percent=True)} and AUC {clean.text('auc')}; always "
         f"naming the commonest class is right in {_share(clean, 'majority_accuracy')} of the examples."
     )  # fmt: skip
-    told = [_told(row) for row in rows if row is not clean]
-    return " ".join([f"This run classified *{rows[0].words('task')}* behind a defence.{first}", *told])
+    lengths = next((row for row in rows if row.values.get("arm") == "lengths"), None)
+    second = "" if lengths is None else (
+        f" A classifier that reads nothing but the lengths of the texts has AUC {lengths.text('auc')}: no defence here "
+        "hides them, so an arm that is no better was not shown to read anything."
+    )  # fmt: skip
+    told = [_told(row) for row in rows if row.values.get("arm") not in CONTROLS]
+    return " ".join([f"This run classified *{rows[0].words('task')}* behind a defence.{first}{second}", *told])
 
 
 def _told(row: Row) -> str:
@@ -109,7 +114,7 @@ def _closeness(rows: Sequence[Row]) -> str:
         "noisy_cosine": "cosine, of the server's outputs",
         "read_cosine": "of what the classifier read",
     }
-    kept = [row for row in rows if row.values.get("arm") != "clean"]
+    kept = [row for row in rows if row.values.get("arm") not in CONTROLS]
     body = [[escape(arm_name(row)), *(row.text(key) for key in columns)] for row in kept]
     return table(["arm", *columns.values()], body)
 

@@ -51,14 +51,14 @@ if TYPE_CHECKING:
 def nlu(ctx: click.Context, /, **options: Any) -> None:
     """Train a classifier on what an LLM makes of protected text, and compare it with the clean one.
 
-    Each arm differs in what helps it: nothing, a denoiser on the server or the client, a soft prompt, RAPT. With --out
-    a run that was broken off goes on when it is started again.
+    Each arm differs in what helps it: nothing, a denoiser on the server or the client, a soft prompt, RAPT. A control
+    reads nothing but the lengths of the texts. With --out a run that was broken off goes on when it is started again.
     """
     import shutil
 
     from tqdm import tqdm
 
-    from audit.nlu import NluBench, measured
+    from audit.nlu import CLEAN, LENGTHS, NluBench, measured
     from audit.nlu_record import nlu_record, told
     from audit.publish import publish_or_say
 
@@ -68,7 +68,8 @@ def nlu(ctx: click.Context, /, **options: Any) -> None:
     defended = _defended(options, assets)
     work = None if out is None else out / ".unfinished"
     bench = NluBench(llm, task, settings, public=None if corpus is None else corpus.windows, work=work)
-    jobs = [(None, "clean", {}), *((defense, arm, facts) for defense, facts in defended for arm in arms)]
+    controls: list[Any] = [(None, CLEAN, {}), (None, LENGTHS, {})]
+    jobs = [*controls, *((defense, arm, facts) for defense, facts in defended for arm in arms)]
     rows = [measured(bench, defense, arm, facts, out) for defense, arm, facts in tqdm(jobs, desc="arms", leave=False)]
     config = {key: value for key, value in options.items() if key not in {"out", "tracking", "as_json"}}
     record = nlu_record(rows, config, bench, () if corpus is None else corpus.facts)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, log_loss, roc_auc_score
 
-from audit.nlu import ARMS, NluBench, NluSettings, measured, nlu_row
+from audit.nlu import ARMS, LENGTHS, NluBench, NluSettings, measured, nlu_row
 from audit.nlu_classifier import GRID, features, fit_classifier
 from audit.nlu_outputs import Server, protected, tokenized
 from audit.nlu_record import nlu_record, told
@@ -258,7 +258,11 @@ def test_closeness_is_the_mean_over_draws_and_columns() -> None:
 def test_the_record_survives_the_disk(bench: NluBench, noisy: Del) -> None:
     """Settings and data stand in it, and the printed lines name every arm."""
     origin = Provenance(commit=None, dirty=None, versions={}, environment={}, created="2026-01-01", command="test")
-    rows = [nlu_row(bench), nlu_row(bench, noisy, facts={"n": 4, "mu": 30.0, "projection": "d16"})]
+    rows = [
+        nlu_row(bench),
+        nlu_row(bench, arm=LENGTHS),
+        nlu_row(bench, noisy, facts={"n": 4, "mu": 30.0, "projection": "d16"}),
+    ]
     record = nlu_record(rows, {"defense": "del"}, bench, [{"name": "public", "sha256": "1" * 64}], origin)
     assert record.kind == "nlu"
     assert record.config["settings"]["network"]["layers"] == 1
@@ -267,6 +271,21 @@ def test_the_record_survives_the_disk(bench: NluBench, noisy: Del) -> None:
     text = told(record)
     assert "del d16 n=4 mu=30" in text
     assert "clean" in text
+    assert next(line for line in text.splitlines() if line.startswith("lengths")).endswith(" -")
+
+
+def test_the_lengths_control_reads_lengths_and_nothing_else(bench: NluBench, assets: Assets) -> None:
+    """Where the label is the length it is right, and where texts of one length differ in their words it is blind."""
+    labels = np.arange(80) % 2
+    words = np.array(["a b", "b a"])
+    longer = [str(word) * (1 + int(label)) for word, label in zip(words[labels], labels, strict=True)]
+    for texts, low, high in ((longer, 0.99, 1.0), (words[labels].tolist(), 0.5, 0.5)):
+        part = Examples((tuple(texts),), labels)
+        task = replace(bench.task, train=part, test=part, classes=("no", "yes"))
+        row = nlu_row(NluBench(bench.llm, task, bench.settings), arm=LENGTHS)
+        assert low <= row["auc"] <= high
+        assert (row["arm"], row["defence"]) == ("lengths", "identity")
+        assert "read_mse" not in row
 
 
 def test_no_such_arm(bench: NluBench, noisy: Del) -> None:

@@ -55,7 +55,7 @@ def test_the_command_writes_record_and_page(
     assert result.exit_code == 0, result.output
     record = RunRecord.read(out / "record.json")
     assert [(row["arm"], row.get("mu")) for row in record.rows] == [
-        ("clean", None), ("none", 5), ("denoiser-server", 5), ("none", 50), ("denoiser-server", 50),
+        ("clean", None), ("lengths", None), ("none", 5), ("denoiser-server", 5), ("none", 50), ("denoiser-server", 50),
     ]  # fmt: skip
     assert len(record.data) == 3
     page = (out / "report" / "report.md").read_text()
@@ -73,7 +73,7 @@ def test_the_embedded_task_needs_no_data(base: list[str]) -> None:
     result = CliRunner().invoke(nlu, [*base, *sizes])
     assert result.exit_code == 0, result.output
     rows = json.loads(result.stdout)["rows"]
-    assert [row["arm"] for row in rows] == ["clean", "none"]
+    assert [row["arm"] for row in rows] == ["clean", "lengths", "none"]
     assert {row["task"] for row in rows} == {"situation"}
     assert {row["classes"] for row in rows} == {8}
 

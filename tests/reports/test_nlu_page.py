@@ -114,6 +114,20 @@ def test_arms_have_names(record: RunRecord) -> None:
     assert names[:3] == ["clean", "del n=4 mu=20, none", "del n=4 mu=20, denoiser-server"]
 
 
+def test_lengths_alone_stand_beside_the_clean_arm(tmp_path: Path) -> None:
+    """An AUC that lengths give by themselves shows nothing of what a defence hides: the first paragraph says so."""
+    rows = [row("clean", 0.9), row("lengths", 0.7, defence="identity"), row("none", 0.69, n=4, mu=20)]
+    record = new_record("nlu", config={}, seed=0, rows=rows, provenance=ORIGIN)
+    (tmp_path / "figures").mkdir()
+    lines = nlu_section(record, tmp_path / "figures", "")
+    assert "reads nothing but the lengths of the texts has AUC 0.7 [0.65, 0.75]" in lines[0]
+    assert "**lengths" not in lines[0]
+    found = "\n".join(lines)
+    assert "| lengths alone | 60.0 %" in found
+    closeness = found.split("### How close")[1].split("###")[0]
+    assert "lengths alone" not in closeness
+
+
 def test_a_parameter_of_any_name_tells_conditions_apart() -> None:
     """Split-and-Denoise at two values of eta are two places of the picture, not one."""
     rows = [row("none", 0.6, defence="split-and-denoise", n=None, mu=None, settings=f"eta={eta}") for eta in (50, 800)]
