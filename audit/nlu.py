@@ -38,7 +38,7 @@ from defenses.randomness import seeded_rng
 
 CLEAN = "clean"
 LENGTHS = "lengths"
-"""The control that reads nothing but how many tokens each text has, which no defence here hides."""
+"""The control that reads nothing but how many tokens each text has, which one vector or word a token does not hide."""
 ARMS = ("none", "denoiser-server", "denoiser-client", "soft-prompt", "soft-prompt+denoiser", "rapt")
 
 

@@ -63,8 +63,9 @@ def nlu_opening(rows: Sequence[Row]) -> str:
     )  # fmt: skip
     lengths = next((row for row in rows if row.values.get("arm") == "lengths"), None)
     second = "" if lengths is None else (
-        f" A classifier that reads nothing but the lengths of the texts has AUC {lengths.text('auc')}: no defence here "
-        "hides them, so an arm that is no better was not shown to read anything."
+        f" A classifier that reads nothing but the lengths of the texts has AUC {lengths.text('auc')}: a "
+        "defence that sends a vector or a word for each token hides no length, so an arm that is no better was not "
+        "shown to read anything else."
     )  # fmt: skip
     told = [_told(row) for row in rows if row.values.get("arm") not in CONTROLS]
     return " ".join([f"This run classified *{rows[0].words('task')}* behind a defence.{first}{second}", *told])
