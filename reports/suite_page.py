@@ -64,15 +64,20 @@ def _study(study: Mapping[str, Any], rows: Sequence[Row], source: str, *, reduce
 def _figures(columns: Sequence[str], rows: Sequence[Row]) -> str:
     if not rows:
         return "This study left no rows."
-    body = [[escape(name_of(row)), *(_cell(row, column) for column in columns)] for row in rows]
+    body = [[escape(name_of(row)), *_cells(row, columns)] for row in rows]
     return table(["condition", *(TITLES.get(column, escape(column)) for column in columns)], body)
+
+
+def _cells(row: Row, columns: Sequence[str]) -> list[str]:
+    """A row's figures; of one that was not compared the reason, once."""
+    if row.values.get("reason") and not any(row.values.get(column) for column in columns):
+        return [f"not compared: {escape(str(row.values['reason']))}", *("-" for _ in columns[1:])]
+    return [_cell(row, column) for column in columns]
 
 
 def _cell(row: Row, column: str) -> str:
     if isinstance(row.values.get(column), str):
         return row.words(column)
-    if row.number(column) is None and row.values.get("reason"):
-        return f"not compared: {escape(str(row.values['reason']))}"
     return row.text(column, percent=column.startswith(SHARES))
 
 

@@ -95,6 +95,15 @@ def test_page_puts_ours_beside_the_published(file: Path, tmp_path: Path) -> None
     assert "**reduced** form" in page
 
 
+def test_what_was_not_compared_gives_its_reason_once(file: Path, tmp_path: Path) -> None:
+    """The same sentence in every column of a row makes a table that nobody can read."""
+    record = run_suite(load_suite(file), tmp_path / "out", only=["first"], runner=Fake())
+    rows = [{"study": "first", "defence": "del", "reason": "out of reach"}]
+    out = new_record(record.kind, config=record.config, seed=0, rows=rows)
+    page = (write_report([out], tmp_path / "report") / "report.md").read_text()
+    assert "| not compared: out of reach | - |" in page
+
+
 def test_a_failed_study_stops_the_suite(file: Path, tmp_path: Path) -> None:
     """The line names the study and the command to try; nothing later is run."""
     runner = Fake(code=2)
