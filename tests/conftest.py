@@ -7,6 +7,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before any Hugging Face library is importe
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -14,6 +15,10 @@ from defenses.base import Assets
 from defenses.models.hidden import hidden_states
 from defenses.models.llm import LLM, freeze
 from defenses.pipeline.projection import weighted_pca
+
+# Time is no test's subject here: on a busy machine an example may take as long as it likes.
+settings.register_profile("delaudit", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("delaudit")
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

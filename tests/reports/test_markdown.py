@@ -8,7 +8,7 @@ from typing import Any
 
 import matplotlib as mpl
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure as Picture
 
@@ -216,7 +216,6 @@ def test_escaped_text_is_one_cell_without_markup(text: str) -> None:
 
 
 @given(st.text(alphabet="ab `|\\\n", max_size=30))
-@settings(suppress_health_check=[HealthCheck.too_slow])
 def test_code_spans_hold_their_text(text: str) -> None:
     """A code span is longer-fenced than any back-ticks in it and stays on one line."""
     span = code(text)
