@@ -20,7 +20,7 @@ from audit.config import Condition, Experiment
 from audit.guarantees import EXACT_KIND
 from defenses.base import Claim, Defense, Unavailable
 from defenses.errors import UserError
-from defenses.pipeline.projection import write_text
+from defenses.files import write_text
 from defenses.privacy.noise import nominal_mu
 from defenses.registry import defenses, pick
 

@@ -25,8 +25,8 @@ from audit.records import RunRecord, new_record
 from audit.utility import ByDocument, utility
 from audit.workbench import Workbench
 from defenses.base import Defense, Tokens
+from defenses.files import write_text
 from defenses.pipeline.defense import Del
-from defenses.pipeline.projection import write_text
 from defenses.randomness import describe_rng, seeded_rng
 
 Row = dict[str, Any]

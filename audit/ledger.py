@@ -17,6 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from audit.claims import ErrorControl
 from audit.spending import Accumulated
 from defenses.errors import UserError
+from defenses.files import write_whole
 
 SCHEMA = 1
 _KEPT = 60  # runs of the past that stay listed; the count goes on
@@ -149,20 +150,3 @@ def write_json(path: Path, content: Any) -> None:
         UserError: it cannot be written.
     """
     write_whole(path, (json.dumps(content, indent=1, default=dict) + "\n").encode())
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write under a temporary name and rename; folders are made.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -32,8 +32,8 @@ from defenses.denoising.training import (
     train_matching_prompt,
 )
 from defenses.errors import UserError
+from defenses.files import write_text
 from defenses.models.llm import LLM
-from defenses.pipeline.projection import write_text
 from defenses.randomness import seeded_rng
 
 CLEAN = "clean"

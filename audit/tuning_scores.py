@@ -22,9 +22,9 @@ from audit.workbench import Workbench
 from defenses.base import Assets, Tokens
 from defenses.baselines.del_tuned import Decoder, DelTuned, DelTunedConfig
 from defenses.errors import UserError
+from defenses.files import write_text
 from defenses.pipeline.artifacts import PromptArtifact, nearest_prompt, store_for
 from defenses.pipeline.corpus import Corpus, load_corpus
-from defenses.pipeline.projection import write_text
 from defenses.pipeline.prompt_training import load_prompt
 from defenses.randomness import seeded_rng
 

@@ -48,8 +48,8 @@ def check(  # noqa: PLR0917 - click hands options over by name
     is inconclusive and --strict is given; else 0. Run again after an interruption, it goes on where it was.
     """
     from audit.check import check as check_file
-    from audit.ledger import write_whole
     from audit.publish import closing, line, publish_or_say
+    from defenses.files import write_whole
 
     outcome = check_file(file, changes=changes, only=only, new_state=new_state)
     if junit is not None:

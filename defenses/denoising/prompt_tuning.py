@@ -196,7 +196,7 @@ class _Tuner:
         for length in sorted(set(lengths)):
             rows = [row for row, own in enumerate(lengths) if own == length]
             ids: Tokens = np.array([[*self.vocabulary[drawn[row]], *texts[row][:length]] for row in rows])
-            restored = self.defense.restore(self.defense.protect(ids, rng))
+            _, restored = self.defense.deliver(ids, rng)
             inputs = torch.from_numpy(restored).to(self.llm.device)
             states = server_states(self.llm, inputs, prompt, self.defense.entry_block).cpu()
             outputs = self.scale.apply(prefix_outputs(states, self.settings.pool)[:, -1])

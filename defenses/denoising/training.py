@@ -136,8 +136,7 @@ def public_draw(
         run: The server: restored vectors -> pooled outputs of every prefix.
         client: Whose denoiser it is for.
     """
-    view = defense.protect(windows, rng)
-    restored = defense.restore(view)
+    view, restored = defense.deliver(windows, rng)
     return Draw(run(restored), known_features(defense, windows, view, restored, client=client))
 
 
@@ -178,7 +177,7 @@ def train_matching_prompt(
     def loss_at(step: int) -> torch.Tensor:
         rng = seeded_rng(settings.seed, "matching prompt", step)
         rows = np.sort(rng.choice(len(windows), min(settings.batch, len(windows)), replace=False))
-        restored = torch.from_numpy(defense.restore(defense.protect(windows[rows], rng))).to(llm.device)
+        restored = torch.from_numpy(defense.deliver(windows[rows], rng)[1]).to(llm.device)
         states = prefix_outputs(server_states(llm, restored, prompt, defense.entry_block), pool)
         start = 0 if states.shape[1] == 1 else min(settings.shortest, states.shape[1]) - 1
         target = torch.from_numpy(clean[rows][:, -states.shape[1] :][:, start:])

@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 
 from defenses.base import Float32, Projection
 from defenses.errors import UserError
+from defenses.files import write_text
 
 PAPER_CLIP = 0.05  # c of arXiv 2602.11513; only A / c matters, so the latents are scaled to it
 CLIP_QUANTILE = 0.99  # share of latent coordinates that the clip leaves untouched at the start
@@ -149,11 +150,3 @@ def load_projection(path: Path) -> Projection:
         )
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise UserError(f"{path} is not a readable projection ({error}); train one with `delaudit train`") from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file under a temporary name and rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(path.name + ".tmp")
-    fresh.write_text(text, encoding="utf-8")
-    os.replace(fresh, path)  # noqa: PTH105 - atomic on every platform

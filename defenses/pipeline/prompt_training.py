@@ -27,9 +27,9 @@ from transformers import DynamicCache
 
 from defenses.base import Defense, Projection
 from defenses.errors import UserError
+from defenses.files import write_text
 from defenses.models.llm import LLM
 from defenses.pipeline.noise import quantize_straight_through
-from defenses.pipeline.projection import write_text
 from defenses.pipeline.training import LogFunction, LoopSettings, train
 from defenses.privacy.noise import a_over_c_for_mu
 from defenses.randomness import seeded_rng
@@ -196,8 +196,7 @@ def _loss(
     ids = torch.from_numpy(windows[rows]).to(llm.device)
     cut = max(1, int(rng.uniform(*settings.prefix_share) * ids.shape[1]))
     if isinstance(behind, Defense):
-        view = behind.protect(windows[rows, :cut], rng)
-        prefix = torch.from_numpy(behind.restore(view)).to(llm.device)
+        prefix = torch.from_numpy(behind.deliver(windows[rows, :cut], rng)[1]).to(llm.device)
     else:
         prefix = llm.model.get_input_embeddings()(ids[:, :cut]).detach()
         if settings.n:
