@@ -56,8 +56,7 @@ def protected(
     """Prompts through the true mechanism, those of one length together: nothing is padded."""
     found = []
     for rows, ids in grouped(tokens, longest, 1):
-        view = defense.protect(ids, rng)
-        found.append(Group(rows, ids, view, defense.restore(view)))
+        found.append(Group(rows, ids, *defense.deliver(ids, rng)))
     return found
 
 

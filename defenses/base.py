@@ -219,6 +219,14 @@ class Defense(ABC, Generic[ConfigT]):
         A defence that sends hidden states gives those, and one vector a prompt, (B, 1, h), where it pools them.
         """
 
+    def deliver(self, tokens: Tokens, rng: np.random.Generator) -> tuple[View, Float32]:
+        """The view, and what the LLM reads for it. Here: what `restore` makes of that view.
+
+        They differ where no single party sees all that the LLM computes on, as behind secret sharing.
+        """
+        view = self.protect(tokens, rng)
+        return view, self.restore(view)
+
     def metric_table(self) -> Float32:
         """One point for every token, (V, m), between which distances are taken. Here: the latent table."""
         return self.latent_table()
