@@ -17,6 +17,7 @@ from pathlib import Path
 PACKAGES = (
     "delaudit", "numpy", "scipy", "torch", "transformers", "tokenizers", "sentence-transformers", "peft", "opacus",
     "datasets", "faker", "scikit-learn", "randomgen", "mlflow", "fastapi", "uvicorn", "httpx", "matplotlib",
+    "spu", "jax", "optax", "fast_tsp",
 )  # fmt: skip
 
 _SECRET = re.compile(r"[\w.-]*(token|password|secret|key)", re.IGNORECASE)

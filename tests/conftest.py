@@ -1,6 +1,8 @@
 """Fixtures that every package's tests share: a tiny random LLM with a real tokenizer, made without disk or network."""
 
 import os
+from collections.abc import Callable
+from importlib.util import find_spec
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any Hugging Face library is imported
 
@@ -12,6 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from defenses.base import Assets
+from defenses.crypto.extra import INSTALL
 from defenses.models.hidden import hidden_states
 from defenses.models.llm import LLM, freeze
 from defenses.pipeline.projection import weighted_pca
@@ -45,6 +48,18 @@ def tiny_model(kind: str = "llama") -> torch.nn.Module:
 def any_llm(request: pytest.FixtureRequest) -> LLM:
     """Tiny LLMs of two architectures."""
     return freeze(tiny_model(request.param), byte_tokenizer(), f"tiny-{request.param}")
+
+
+@pytest.fixture(scope="session")
+def needs() -> Callable[..., None]:
+    """`needs("spu")` skips the test where a module of an extra is absent, and says how to get it."""
+
+    def need(*modules: str) -> None:
+        for module in modules:
+            if find_spec(module) is None:
+                pytest.skip(f"needs {module}: {INSTALL}")
+
+    return need
 
 
 @pytest.fixture(scope="session")

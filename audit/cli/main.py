@@ -2,7 +2,9 @@
 
 import importlib
 import os
+import signal
 import sys
+from types import FrameType
 
 import click
 
@@ -22,6 +24,8 @@ COMMANDS = {
     "check": ("audit.cli.check", "check", "Test every claim of a file; exit codes, JUnit and SARIF for a pipeline."),
     "attributes": ("audit.cli.attributes", "attributes", "Infer private attributes from views, user by user."),
     "nlu": ("audit.cli.nlu", "nlu", "Classify text behind a defence: accuracy and AUC, with and without a denoiser."),
+    "report": ("audit.cli.report", "report", "One page of several run records."),
+    "crypto": ("audit.cli.crypto", "crypto", "Encrypted generation on real engines: costs, views, token orders."),
     "train": ("audit.cli.train", "train", "Train a projection or a soft prompt."),
     "serve": ("audit.cli.serve", "serve", "Serve a frozen LLM behind the DEL wire."),
     "prompt": ("audit.cli.prompt", "prompt", "Send one private prompt to a server."),
@@ -62,6 +66,7 @@ def cli() -> None:
 def main() -> None:
     """Entry point: run the command; a mendable error is one line on stderr and exit code 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         code = cli.main(standalone_mode=False)
     except UserError as error:
@@ -74,6 +79,11 @@ def main() -> None:
         click.echo("delaudit: interrupted; a command with a work or output folder resumes when run again", err=True)
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - signal's signature
+    """Leave by an exception, so that what a command holds (processes, folders with shares) is closed."""
+    sys.exit(128 + number)
 
 
 def _fail(message: str) -> None:
