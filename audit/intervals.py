@@ -80,6 +80,39 @@ def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> Interva
     return Interval(low, high, level, "Clopper-Pearson 1934", trials)
 
 
+def korn_graubard(successes: ArrayLike, trials: ArrayLike, level: float = 0.95) -> Interval:
+    """Clopper and Pearson's interval at an effective number of trials, for proportions near 0 or 1 over clusters.
+
+    Korn and Graubard (1998, section 2): n* = p (1 - p) / v, v the variance of p over clusters, times the squared ratio
+    of Student's quantiles with n - 1 and C - 1 degrees of freedom; no more than n. Where every trial succeeds, or none,
+    clusters cannot be seen to matter, and n* = n.
+
+    Args:
+        successes: One count per cluster, (C,).
+        trials: One count per cluster, (C,), above 0.
+        level: Nominal coverage, two-sided.
+
+    Raises:
+        ValueError: if there are fewer than two clusters, or the counts or the level are out of range.
+    """
+    _check_level(level)
+    hits, sizes = np.asarray(successes, np.float64), np.asarray(trials, np.float64)
+    paired = hits.ndim == 1 and hits.shape == sizes.shape and len(hits) > 1
+    if not paired or np.any((hits < 0) | (hits > sizes) | (sizes < 1)):
+        raise ValueError("successes and trials must be counts of two clusters or more")
+    clusters, total = len(hits), float(sizes.sum())
+    share = float(hits.sum()) / total
+    variance = float(np.square(hits - share * sizes).sum()) * clusters / (clusters - 1) / total**2
+    effective = total
+    if variance > 0:
+        quantiles = stdtrit(total - 1, (1 + level) / 2) / stdtrit(clusters - 1, (1 + level) / 2)
+        effective = min(total, share * (1 - share) / variance * float(quantiles) ** 2)
+    tail, yes, no = (1 - level) / 2, share * effective, (1 - share) * effective
+    low = float(betaincinv(yes, no + 1, tail)) if yes else 0.0
+    high = float(betaincinv(yes + 1, no, 1 - tail)) if no else 1.0
+    return Interval(low, high, level, "Korn-Graubard 1998", clusters)
+
+
 def cluster_bootstrap(
     numerators: ArrayLike,
     denominators: ArrayLike,

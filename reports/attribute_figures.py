@@ -15,14 +15,15 @@ from reports.drawing import Drawn, auc_axes, auc_marks, style
 from reports.rows import Row, parameters_told, quantity, rows_of
 
 NULL_STYLE = {"color": "0.45", "marker": "x"}
+NAMES = {"permuted": "permuted labels", "answer": "the answer alone", "length": "the length alone"}
 _SPREAD = 0.62  # of a task's place on the axis that its marks take up
 
 
 def view_name(row: Row) -> str:
-    """A view in a few words: "clean", "defended n=4 mu=20", "permuted labels"."""
+    """A view in a few words: "clean", "defended n=4 mu=20", "the answer alone", "permuted labels"."""
     kind = str(row.values.get("view", "view"))
-    if kind == "permuted":
-        return "permuted labels"
+    if kind in NAMES:
+        return NAMES[kind]
     numbers = parameters_told(row)
     if kind != "defended" or numbers:
         return " ".join([kind, *(numbers if kind == "defended" else [])])

@@ -23,7 +23,9 @@ HOW_MADE = (
     "No user is in two of the three splits. The adversary trained on views of other people's prompts, which it made "
     "itself with fresh coins; classifier and features were chosen on further people; the victims were looked at once. "
     "In the null the labels were permuted among the training users, so its interval should hold 0.5 in nineteen runs "
-    "of twenty; it is wider where a classifier that learnt from noise leans some way by chance."
+    "of twenty; it is wider where a classifier that learnt from noise leans some way by chance. *The answer alone*: "
+    "the undefended model's greedy answer in place of the prompt, which a protocol that hides the prompt still gives "
+    "to someone. *The length alone*: nothing but how many tokens the prompt has."
 )
 NO_PROOF = (
     "**A low figure is no proof.** These are the adversaries that were tried; a stronger one, or more auxiliary "
@@ -71,7 +73,8 @@ def _told(rows: Sequence[Row], task: str) -> str:
     start = f"{name}: the undefended prompts give " + (
         f"an AUC that was {NOT_MEASURED}." if clean is None else f"an AUC of {clean.text('auc')}."
     )
-    return " ".join([start, *(_defended(row) for row in rows if row.values.get("view") == "defended")])
+    read = {"defended", "answer", "length"}
+    return " ".join([start, *(_defended(row) for row in rows if row.values.get("view") in read)])
 
 
 def _defended(row: Row) -> str:

@@ -78,7 +78,7 @@ def _curve(axes: Axes, rows: Sequence[Row], y: str, name: str, index: int) -> in
         across, up = [p[0] for p in points], np.array([p[1] for p in points])
         below, above = spread(points, y)
         axes.fill_between(across, up - below, up + above, color=style(index)["color"], alpha=0.15, linewidth=0)
-        axes.errorbar(across, up, yerr=[below, above], label=name, capsize=3, linewidth=1.6, **style(index))
+        axes.errorbar(across, up, yerr=[list(below), list(above)], label=name, capsize=3, linewidth=1.6, **style(index))
     return len(points)
 
 

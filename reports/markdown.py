@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from audit.audit_record import KINDS as AUDITS
@@ -17,8 +17,11 @@ from reports.attribute_page import attribute_section
 from reports.audit_page import audit_section
 from reports.calibration_page import KINDS as CALIBRATIONS
 from reports.calibration_page import calibration_section
+from reports.common_table import common_section
 from reports.comparison_page import KINDS as COMPARISONS
 from reports.comparison_page import comparison_section
+from reports.crypto_page import KINDS as ENCRYPTED
+from reports.crypto_page import crypto_section
 from reports.figures import Drawn, draw_all
 from reports.narrative import RULES, choice_note, exposure, opening, remark, strongest_attack, utility, worth
 from reports.nlu_page import KINDS as UNDERSTANDINGS
@@ -26,8 +29,12 @@ from reports.nlu_page import nlu_section
 from reports.rows import NOT_MEASURED, Row, code, escape, percentage, quantity, reference, rows_of, table
 from reports.suite_page import KINDS as SUITES
 from reports.suite_page import suite_section
+from reports.tsp_page import KINDS as ORDERINGS
+from reports.tsp_page import tsp_section
 from reports.tuning_page import KINDS as TUNINGS
 from reports.tuning_page import tuning_section
+from reports.views_page import KINDS as RECORDED
+from reports.views_page import views_section
 
 MARK = "<!-- delaudit report -->"
 PARTS = {"report.md", "figures", "records"}
@@ -85,7 +92,7 @@ def _swap(partial: Path, out: Path) -> None:
 
 
 def _fill(records: Sequence[RunRecord], folder: Path) -> None:
-    sections = [MARK, f"# {_title(records)}", ""]
+    sections = [MARK, f"# {_title(records)}", "", *common_section(records)]
     for index, record in enumerate(records, start=1):
         prefix = "" if len(records) == 1 else f"{index}-"
         name = f"{prefix}{record.slug}.json"
@@ -99,39 +106,44 @@ def _fill(records: Sequence[RunRecord], folder: Path) -> None:
 def _title(records: Sequence[RunRecord]) -> str:
     if len(records) > 1:
         return f"{len(records)} runs compared"
-    titles = [
-        (AUDITS, "What the claims are worth"),
-        (ATTRIBUTES, "What the views give away about people"),
-        (ATTACKS, "What attacks read of the prompts"),
-        (CALIBRATIONS, "What a calibrated noise leaks"),
-        (TUNINGS, "What tuning gains at an exact epsilon"),
-        (COMPARISONS, "Defences at equal terms"),
-        (SUITES, "Studies beside published figures"),
-        (UNDERSTANDINGS, "What a classifier makes of protected text"),
-    ]
-    return next((title for kinds, title in titles if records[0].kind in kinds), "What the defence is worth")
+    return next((title for kinds, title, _ in PAGES if records[0].kind in kinds), "What the defence is worth")
 
 
 def _section(record: RunRecord, figures: Path, prefix: str) -> list[str]:
-    if record.kind in AUDITS:
-        body = audit_section(record, figures, prefix)
-    elif record.kind in ATTRIBUTES:
-        body = attribute_section(record, figures, prefix)
-    elif record.kind in ATTACKS:
-        body = attack_section(record, figures, prefix)
-    elif record.kind in CALIBRATIONS:
-        body = calibration_section(record, figures, prefix)
-    elif record.kind in TUNINGS:
-        body = tuning_section(record, figures, prefix)
-    elif record.kind in COMPARISONS:
-        body = [*comparison_section(record, figures, prefix), *_run_figures(record)]
-    elif record.kind in SUITES:
-        body = suite_section(record)
-    elif record.kind in UNDERSTANDINGS:
-        body = nlu_section(record, figures, prefix)
-    else:
-        body = [*_experiment(record, draw_all(record, figures, prefix)), *_run_figures(record)]
-    return [*body, "### Where this comes from", "", _provenance(record), ""]
+    section = next((section for kinds, _, section in PAGES if record.kind in kinds), _experiment_section)
+    return [*section(record, figures, prefix), "### Where this comes from", "", _provenance(record), ""]
+
+
+def _experiment_section(record: RunRecord, figures: Path, prefix: str) -> list[str]:
+    return [*_experiment(record, draw_all(record, figures, prefix)), *_run_figures(record)]
+
+
+def _comparison(record: RunRecord, figures: Path, prefix: str) -> list[str]:
+    return [*comparison_section(record, figures, prefix), *_run_figures(record)]
+
+
+def _suite(record: RunRecord, _figures: Path, _prefix: str) -> list[str]:
+    return suite_section(record)
+
+
+def _views(record: RunRecord, _figures: Path, _prefix: str) -> list[str]:
+    return views_section(record)
+
+
+PAGES: list[tuple[frozenset[str], str, Callable[[RunRecord, Path, str], list[str]]]] = [
+    (AUDITS, "What the claims are worth", audit_section),
+    (ATTRIBUTES, "What the views give away about people", attribute_section),
+    (ATTACKS, "What attacks read of the prompts", attack_section),
+    (CALIBRATIONS, "What a calibrated noise leaks", calibration_section),
+    (TUNINGS, "What tuning gains at an exact epsilon", tuning_section),
+    (COMPARISONS, "Defences at equal terms", _comparison),
+    (SUITES, "Studies beside published figures", _suite),
+    (UNDERSTANDINGS, "What a classifier makes of protected text", nlu_section),
+    (ENCRYPTED, "What encrypted generation costs", crypto_section),
+    (RECORDED, "What one computing party sees", _views),
+    (ORDERINGS, "Encrypted sampling in the order of a tour", tsp_section),
+]
+"""Kinds of record, the title of a page of one, and what writes it."""
 
 
 def _experiment(record: RunRecord, pictures: Sequence[Drawn]) -> list[str]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from audit.intervals import Interval, clopper_pearson, cluster_bootstrap, paired_cluster_bootstrap
+from audit.intervals import Interval, clopper_pearson, cluster_bootstrap, korn_graubard, paired_cluster_bootstrap
 
 
 def clustered(rng: np.random.Generator, clusters: int) -> tuple[np.ndarray, np.ndarray]:
@@ -66,6 +66,31 @@ def test_bootstrap_covers_the_true_ratio(clusters: int, runs: int) -> None:
     assert covered / runs > 0.92 - 4 * math.sqrt(0.92 * 0.08 / runs)
     assert covered / runs < 0.99
     assert naive / runs < 0.8
+
+
+def test_effective_trials_cover_near_one() -> None:
+    """Where failures come in clusters the exact interval of independent trials covers too seldom, and this one does."""
+    rng, sizes, runs = np.random.default_rng(8), np.full(16, 32), 1500
+    covered = naive = 0
+    for _ in range(runs):
+        hits = rng.binomial(sizes, rng.beta(19.4, 0.6, len(sizes)))  # 0.97 in the mean
+        covered += 0.97 in korn_graubard(hits, sizes)
+        naive += 0.97 in clopper_pearson(int(hits.sum()), int(sizes.sum()))
+    # A true coverage of 0.93 or more fails the first line with probability below 1e-4.
+    assert covered / runs > 0.93 - 4 * math.sqrt(0.93 * 0.07 / runs)
+    assert naive / runs < 0.85
+
+
+def test_effective_trials_are_all_trials_where_clusters_do_not_matter() -> None:
+    """Without a failure, or with clusters that differ less than chance, it is Clopper and Pearson's; else wider."""
+    for hits in ([32] * 8, [0] * 8, [31] * 8):
+        found, exact = korn_graubard(hits, [32] * 8), clopper_pearson(sum(hits), 256)
+        assert (found.low, found.high) == pytest.approx((exact.low, exact.high))
+    found, exact = korn_graubard([32] * 7 + [24], [32] * 8), clopper_pearson(248, 256)
+    assert found.low < exact.low < exact.high < found.high
+    for wrong in (([1], [2]), ([3, 1], [2, 2]), ([1, 1], [2, 0]), ([1, 1], [2])):
+        with pytest.raises(ValueError, match="two clusters"):
+            korn_graubard(*wrong)
 
 
 def test_bootstrap_is_seeded_and_wider_at_a_higher_level() -> None:
