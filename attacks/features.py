@@ -174,7 +174,8 @@ class Columns:
             for block in self._blocks(given):
                 kind = TruncatedSVD if sparse.issparse(block) else PCA
                 rank = min(_RANK, *(size - 1 for size in block.shape))
-                self._axes.append(kind(rank, random_state=self.seed).fit(block))
+                with np.errstate(all="ignore"):  # shares of a variance of 0, where views have no spread: unused
+                    self._axes.append(kind(rank, random_state=self.seed).fit(block))
             self._final = StandardScaler().fit(self._projected(given))
         return self
 

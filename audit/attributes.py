@@ -26,7 +26,7 @@ from defenses.base import Defense, Unavailable, View
 from defenses.errors import UserError
 from defenses.randomness import seeded_rng
 
-Kind = Literal["clean", "projected", "defended", "permuted"]
+Kind = Literal["clean", "projected", "defended", "answer", "length", "permuted"]
 
 # What is tried beside each classifier's defaults; the validation users decide.
 GRID: Mapping[str, tuple[Mapping[str, Any], ...]] = {
@@ -76,16 +76,18 @@ class Condition:
     """One defence whose views are read.
 
     Attributes:
-        kind: "clean", "projected" or "defended".
+        kind: "clean", "projected" or "defended"; "answer" or "length" where that is seen in place of the prompt.
         defense: The configured defence.
         facts: Columns for its rows: defence, projection, parameters.
         null: Whether labels permuted among the auxiliary users are tried on it too.
+        tokens: What is seen in place of each prompt (`audit.revealed`); None: the prompts.
     """
 
     kind: Kind
     defense: Defense[Any]
     facts: Mapping[str, Any] = field(default_factory=dict)
     null: bool = False
+    tokens: Sequence[Sequence[int]] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,10 +158,11 @@ def evaluate(
         raise ValueError("a user is in two splits")
     found: list[Judged] = []
     for index, condition in enumerate(tqdm(conditions, desc="views", unit="view", leave=False)):
-        key = _key(data, tokens, splits, condition, settings)
+        seen = tokens if condition.tokens is None else condition.tokens
+        key = _key(data, seen, splits, condition, settings)
         judged = _read(work, key, condition)
         if judged is None:
-            judged = list(_judge(data, tokens, splits, condition, replace(settings, seed=settings.seed + index)))
+            judged = list(_judge(data, seen, splits, condition, replace(settings, seed=settings.seed + index)))
             _keep(work, key, judged)
         found += judged
     return found

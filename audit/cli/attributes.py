@@ -1,6 +1,6 @@
 """`delaudit attributes`: what a defence's views tell about gender, age, occupation, party, ..., user by user."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from defenses.errors import UserError
 
 if TYPE_CHECKING:
     from audit.attribute_tasks import AttributeData
-    from audit.attributes import Condition
+    from audit.attributes import Condition, Settings
     from audit.records import RunRecord
     from defenses.base import Assets
     from defenses.models.llm import LLM
@@ -32,6 +32,12 @@ if TYPE_CHECKING:
 @click.option("--defense", default="del", show_default=True, help="`delaudit plugins` lists them.")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="A parameter; mu=5,20 reads both.")
 @click.option("--projection", default="d128-noise-aware", show_default=True, help="Name or file; none goes without.")
+@click.option(
+    "--reveal", "revealed", type=click.Choice(["answer", "length"]), multiple=True,
+    help="Also read what hiding the prompt leaves in the open: the undefended model's answer, or how many tokens the "
+    "prompt has; repeatable.",
+)  # fmt: skip
+@click.option("--answer-tokens", type=click.IntRange(1), default=32, show_default=True, help="With --reveal answer.")
 @click.option("--model", default="smollm2-135m", show_default=True, help="Default model, folder or hub id.")
 @click.option("--artifacts", type=FOLDER, default=None, help="Folder of projections.")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Repeats with fresh coins.")
@@ -62,6 +68,7 @@ def attributes(ctx: click.Context, /, **options: Any) -> None:
     llm, assets = _assets(options)
     conditions = _conditions(options, assets)
     data, tokens = _long_enough(data, llm, settings.shortest)
+    conditions += _revealed(options, llm, assets, tokens, settings)
     splits = split_users(data, seeded_rng(settings.seed, "split"))
     work = None if out is None else out / ".unfinished"
     judged = evaluate(data, tokens, splits, conditions, settings, work=work)
@@ -143,6 +150,24 @@ def _conditions(options: Mapping[str, Any], assets: "Assets") -> list["Condition
         facts = {"defence": options["defense"], "projection": projection, **parameters,
                  "settings": other_settings(parameters), "claim": str(defense.claim)}  # fmt: skip
         found.append(Condition("defended", defense, facts, null=number == len(several)))
+    return found
+
+
+def _revealed(
+    options: Mapping[str, Any], llm: "LLM", assets: "Assets", tokens: "Sequence[Sequence[int]]", settings: "Settings"
+) -> list["Condition"]:
+    """What is seen without any prompt."""
+    from audit.attributes import Condition
+    from audit.revealed import answers, lengths_alone
+    from defenses.baselines.identity import Identity, IdentityConfig
+
+    found = []
+    for kind in dict.fromkeys(options["revealed"]):
+        seen = lengths_alone(tokens, len(llm.embedding)) if kind == "length" else answers(
+            llm, tokens, new=options["answer_tokens"], longest=settings.longest, shortest=settings.shortest
+        )  # fmt: skip
+        facts = {"defence": "none, the prompt is not seen"}
+        found.append(Condition(kind, Identity(IdentityConfig(), assets), facts, tokens=seen))
     return found
 
 
