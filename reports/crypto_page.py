@@ -70,11 +70,11 @@ def crypto_section(record: RunRecord, folder: Path, prefix: str) -> list[str]:
 
 
 TWINS = (
-    "A twin is the same function of the same weights in the clear. *Explained* is the largest error of a logit that the "
-    "engine's stated precision explains: the twin is run with errors of the stated size behind every product and with "
-    "the approximations that the engine documents, several times, and twice the worst is allowed. Nothing of it depends "
-    "on what the engine computed. Every operator is also run alone, at the model's own inputs, and held against the "
-    "same. Intervals of the agreement are Korn and Graubard's, over windows of text."
+    "A twin is the same function of the same weights in the clear. *Explained* is the largest error of a logit that "
+    "the engine's stated precision explains: the twin is run with errors of the stated size behind every product and "
+    "with the approximations that the engine documents, several times, and twice the worst is allowed. Nothing of it "
+    "depends on what the engine computed. Every operator is also run alone, at the model's own inputs, and held "
+    "against the same. Intervals of the agreement are Korn and Graubard's, over windows of text."
 )
 
 

@@ -2,9 +2,9 @@
 
 Every party is given the same program file and a folder of its own, into which the client, who owns the inputs, puts
 that party's shares and no other's. For run 0 of a session it waits for `run-0.shares.npz`, takes it away, sees that
-all parties have shares of the same run, computes with them, and leaves its shares of the outputs in `run-0.result.npz`. Only
-the client, with all of these, has the output. Nobody but its owner may look into a party's folder. A party ends after
-the runs that it was told to serve, or when it finds a file `stop`.
+all parties have shares of the same run, computes with them, and leaves its shares of the outputs in
+`run-0.result.npz`. Only the client, with all of these, has the output. Nobody but its owner may look into a party's
+folder. A party ends after the runs that it was told to serve, or when it finds a file `stop`.
 """
 
 import threading
