@@ -10,6 +10,10 @@ at most ten messages under way waits for acknowledgements too, so that there a r
 @@ROUNDS@@
 """
 
+import atexit
+import itertools
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +32,32 @@ from defenses.errors import UserError
 _KEPT = 64  # compiled programs
 _LOOK = 0.05  # seconds between looks for a party that failed, while the others wait for it
 _PATIENCE = 600_000  # milliseconds that a party waits for a message: a large local product takes minutes
+
+_sessions = itertools.count()
+"""Names of links: those of one name share their mailboxes, also with what is left of a run that failed."""
+
+_interrupted: list[tuple[list[threading.Thread], BaseException]] = []
+
+
+@atexit.register
+def _leave() -> None:
+    """End the process at once where threads of an interrupted run still compute.
+
+    Python cannot stop them, and taking itself down under them would crash.
+    """
+    for threads, stop in _interrupted:
+        if any(thread.is_alive() for thread in threads):
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            os._exit(stop.code if isinstance(stop, SystemExit) and isinstance(stop.code, int) else 130)
+
+
+def _settle() -> None:
+    """Wait for threads of interrupted runs: what they log at their end would be taken for the next run's."""
+    for threads, _ in _interrupted:
+        for thread in threads:
+            thread.join()
+    _interrupted.clear()
 
 
 @dataclass(frozen=True)
@@ -118,6 +148,7 @@ class SpuEngine:
     def _execute(self, executable: Executable, arrays: list[Any]) -> Outcome:
         io = needed("spu.api").Io(self.parties, runtime_config(self.settings))
         shares = share_all(io, executable, arrays)
+        _settle()
         log = profile_log()
         start = log.end()
         parties = self._on_all(lambda rank: self._compute(rank, executable, shares), executable.name)
@@ -147,6 +178,7 @@ class SpuEngine:
         link = needed("spu.libspu").link
         description = link.Desc()
         description.recv_timeout_ms = _PATIENCE
+        description.id = f"delaudit-{next(_sessions)}"
         for rank in range(self.parties):
             description.add_party(f"party{rank}", f"memory{rank}")
 
@@ -183,8 +215,9 @@ class SpuEngine:
             while any(thread.is_alive() for thread in threads) and not failures:
                 threads[0].join(_LOOK)
                 threads[-1].join(_LOOK)
-        except BaseException:
+        except BaseException as stop:
             self._runtimes, self._set_up = [], None  # threads still compute on them
+            _interrupted.append((threads, stop))
             raise
         if failures:
             self._runtimes, self._set_up = [], None

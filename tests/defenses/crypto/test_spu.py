@@ -1,5 +1,8 @@
 """SPU as an engine: outputs, costs and errors of its three protocols."""
 
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -115,6 +118,28 @@ def test_an_interrupted_run_leaves_nothing_to_the_next(
         with pytest.raises(KeyboardInterrupt):
             engine.run(_product, np.ones(100_000), np.ones(100_000))
     assert engine.run(_product, 3.0, 4.0).output == pytest.approx(12.0, abs=1e-4)
+
+
+_STOPPED = """
+import os, signal, sys, threading
+import numpy as np
+from defenses.crypto.engines.spu import SpuEngine
+signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+engine = SpuEngine()
+engine.set_up
+threading.Timer(1.0, os.kill, (os.getpid(), int(sys.argv[1]))).start()
+x = np.ones((1600, 1600), dtype=np.float32)
+engine.run(lambda a, b: ((a @ b) @ a) @ b, x, x)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_process_that_is_stopped_in_a_run_ends_in_order(needs: Callable[..., None], number: int, code: int) -> None:
+    """Native threads still compute then, and Python taking itself down under them would end in a crash."""
+    needs("spu", "jax")
+    command = [sys.executable, "-c", _STOPPED, str(int(number))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)  # noqa: S603 - our own
+    assert done.returncode == code, done.stderr
 
 
 @pytest.mark.parametrize("wrong", [[np.nan], [1.0, -np.inf], [1e15], [1e300], np.array([2**40])])
