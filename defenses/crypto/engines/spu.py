@@ -6,8 +6,9 @@ from SPU's own profile. `defenses.crypto.engines.parties` runs the same as proce
 How rounds are counted. A round is one message that the first party asks for; SPU calls it a receive action. Parties
 that exchange shares in both directions at once count one. `benchmarks/rounds.py` checks the count against time, with
 every message held back: under ABY3 the other two parties also wait for one another, and under CHEETAH a transport with
-at most ten messages under way waits for acknowledgements too, so that there a run waits for more than is counted.
-@@ROUNDS@@
+at most ten messages under way waits for acknowledgements too, so that there a run waits for more than is counted. Over
+ten runs with 20 ms each: 0.997 [0.996, 0.999] times the count under SEMI2K, 1.05 [1.04, 1.06] under ABY3, 1.18 [1.17,
+1.19] under CHEETAH.
 """
 
 import atexit
