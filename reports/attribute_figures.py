@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from audit.records import RunRecord
 from reports.audit_figures import plain
-from reports.drawing import Drawn, auc_axes, auc_marks, style
+from reports.drawing import Drawn, auc_axes, auc_marks, style, write_picture
 from reports.rows import Row, parameters_told, quantity, rows_of
 
 NULL_STYLE = {"color": "0.45", "marker": "x"}
@@ -50,7 +50,7 @@ def draw_attributes(record: RunRecord, folder: Path, prefix: str) -> Drawn | Non
     auc_axes(axes, [plain(task, 24) for task in tasks])
     axes.figure.legend(loc="outside upper center", ncols=3, fontsize=8.5, frameon=False)
     file = f"{prefix}attributes.png"
-    picture.savefig(folder / file, metadata={"Software": "delaudit"})
+    write_picture(picture, folder / file)
     return Drawn(file, "AUC by attribute and view", _alt(tasks, rows))
 
 

@@ -18,6 +18,7 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 from audit.audit_record import Tradeoff, tradeoffs, witnesses
 from audit.records import RunRecord
 from audit.witness import Witness
+from reports.drawing import write_picture
 from reports.figures import COLOURS, Drawn
 from reports.rows import Row, percentage, quantity, rows_of
 
@@ -95,7 +96,7 @@ def _save(picture: Figure, path: Path) -> None:
         axes.grid(visible=True, which="major", color="0.88", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-    picture.savefig(path, metadata={"Software": "delaudit"})
+    write_picture(picture, path)
 
 
 def _ends(row: Row) -> tuple[float, float] | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -164,7 +165,19 @@ def save_picture(picture: Figure, path: Path, *, grid: Literal["both", "x", "y"]
         axes.grid(visible=True, which="major", axis=grid, color="0.88", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
+    write_picture(picture, path)
+
+
+def write_picture(picture: Figure, path: Path) -> None:
+    """Write a finished picture as PNG and, beside it, as SVG, whose text stays text; equal pictures are equal files.
+
+    Args:
+        picture: What was drawn.
+        path: Of the PNG.
+    """
     picture.savefig(path, metadata={"Software": "delaudit"})
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "delaudit"}):
+        picture.savefig(path.with_suffix(".svg"), metadata={"Creator": "delaudit", "Date": None})
 
 
 def legend_below(picture: Figure, handles: Sequence[Any], columns: int) -> None:

@@ -1,14 +1,11 @@
-"""A report folder from run records: report.md, its pictures, and copies of the records it was made from."""
+"""A report in Markdown: what is common to its records, then each record's own page, its pictures drawn on the way."""
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from audit.audit_record import KINDS as AUDITS
 from audit.records import RunRecord
-from defenses.errors import UserError
 from reports.attack_page import KINDS as ATTACKS
 from reports.attack_page import attack_section
 from reports.attack_tables import attacks_section, examples
@@ -37,70 +34,32 @@ from reports.views_page import KINDS as RECORDED
 from reports.views_page import views_section
 
 MARK = "<!-- delaudit report -->"
-PARTS = {"report.md", "figures", "records"}
 
 
-def write_report(records: Sequence[RunRecord], out_dir: Path) -> Path:
-    """Write a report folder in one step and return it.
+def report_text(records: Sequence[RunRecord], folder: Path) -> str:
+    """The report's text; pictures are drawn into `folder`/figures, which must exist.
 
-    The folder is made beside its place and renamed. A report that is there already is replaced; a folder that holds
-    anything else is left alone.
-
-    Raises:
-        UserError: `out_dir` holds something that is not a report, or cannot be written.
-        ValueError: No records.
+    Args:
+        records: At least one.
+        folder: The report's.
     """
-    if not records:
-        raise ValueError("a report needs at least one record")
-    out = out_dir.resolve()
-    _demand_replaceable(out)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        (partial / "figures").mkdir(parents=True)
-        (partial / "records").mkdir()
-        _fill(records, partial)
-        _swap(partial, out)
-    except OSError as error:
-        raise UserError(f"{out}: the report cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return out_dir
-
-
-def _demand_replaceable(out: Path) -> None:
-    if not out.exists():
-        return
-    names = {item.name for item in out.iterdir()} if out.is_dir() else {out.name}
-    report = out / "report.md"
-    ours = names <= PARTS and report.is_file() and report.read_bytes().startswith(MARK.encode())
-    if names and not ours:
-        raise UserError(f"{out}: holds something other than a delaudit report; name another folder")
-
-
-def _swap(partial: Path, out: Path) -> None:
-    """Put the new folder in place of the old one, which comes back if that fails."""
-    old = out.with_name(f".{out.name}.{os.getpid()}.old")
-    if out.exists():
-        out.rename(old)
-    try:
-        partial.rename(out)
-    except OSError:
-        if old.exists():
-            old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _fill(records: Sequence[RunRecord], folder: Path) -> None:
     sections = [MARK, f"# {_title(records)}", "", *common_section(records)]
     for index, record in enumerate(records, start=1):
-        prefix = "" if len(records) == 1 else f"{index}-"
-        name = f"{prefix}{record.slug}.json"
-        record.write(folder / "records" / name)
+        prefix, name = prefix_of(records, index), file_name(records, index)
         if len(records) > 1:
             sections += [f"## Run {index}: {escape(record.kind)}, {escape(record.created)}", ""]
         sections += [*_section(record, folder / "figures", prefix), f"Record: [{escape(name)}](records/{name})", ""]
-    (folder / "report.md").write_text("\n".join(sections), encoding="utf-8")
+    return "\n".join(sections)
+
+
+def prefix_of(records: Sequence[RunRecord], index: int) -> str:
+    """What the names of a record's files start with, where several records share a report; from 1."""
+    return "" if len(records) == 1 else f"{index}-"
+
+
+def file_name(records: Sequence[RunRecord], index: int) -> str:
+    """The name of a record's copy in the report; from 1."""
+    return f"{prefix_of(records, index)}{records[index - 1].slug}.json"
 
 
 def _title(records: Sequence[RunRecord]) -> str:

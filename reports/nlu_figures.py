@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from audit.records import RunRecord
 from reports.audit_figures import plain
-from reports.drawing import Drawn, auc_axes, auc_marks, legend_below, style
+from reports.drawing import Drawn, auc_axes, auc_marks, legend_below, style, write_picture
 from reports.rows import Row, parameters_told, quantity, rows_of
 
 CONTROLS = {"clean": "clean", "lengths": "lengths alone"}
@@ -52,7 +52,7 @@ def draw_nlu(record: RunRecord, folder: Path, prefix: str) -> Drawn | None:
     auc_axes(axes, [plain(name, 24) for name in conditions])
     file = f"{prefix}nlu.png"
     legend_below(picture, axes.get_legend_handles_labels()[0], columns=3)
-    picture.savefig(folder / file, metadata={"Software": "delaudit"})
+    write_picture(picture, folder / file)
     return Drawn(file, "AUC by defence and arm", _alt(rows))
 
 

@@ -24,10 +24,13 @@ def written(folder: Path, name: str) -> str:
 
 def test_records_share_a_page(tmp_path: Path) -> None:
     """Two runs that a person wants to see together."""
-    files = [written(tmp_path, name) for name in ("a.json", "b.json")]
-    done = CliRunner().invoke(cli, ["report", *files, "--out", str(tmp_path / "page")], standalone_mode=False)
+    (tmp_path / "run").mkdir()
+    written(tmp_path / "run", "record.json")
+    runs = [written(tmp_path, "a.json"), str(tmp_path / "run")]
+    done = CliRunner().invoke(cli, ["report", *runs, "-o", str(tmp_path / "page")], standalone_mode=False)
     assert done.exception is None
     assert (tmp_path / "page" / "report.md").read_text(encoding="utf-8").count("## Run") == 2
+    assert (tmp_path / "page" / "report.html").read_text(encoding="utf-8").count("<h2") == 2
 
 
 @pytest.mark.parametrize("wrong", ["missing.json", "text.json"])

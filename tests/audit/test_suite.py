@@ -11,7 +11,7 @@ import pytest
 from audit.records import RunRecord, new_record
 from audit.suite import load_suite, run_suite
 from defenses.errors import UserError
-from reports.markdown import write_report
+from reports.report import write_report
 
 FILE = """
 name = "pair"

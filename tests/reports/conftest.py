@@ -152,7 +152,7 @@ def calibration_record(origin: Provenance) -> RunRecord:
     return new_record("calibration", config={}, seed=0, rows=[weak, sound], examples=examples, provenance=origin)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def record() -> RunRecord:
     """The record."""
     controls: list[dict[str, Any]] = [

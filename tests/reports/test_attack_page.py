@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Picture
 from audit.records import RunRecord
 from reports import attack_figures
 from reports.attack_page import attack_opening, condition_told, median_rank
-from reports.markdown import write_report
+from reports.report import write_report
 from reports.rows import NOT_MEASURED, Row, rows_of
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Picture
 from audit.records import RunRecord
 from reports import figures
 from reports.drawing import ceilings_over
-from reports.markdown import write_report
+from reports.report import write_report
 from reports.rows import Row, rows_of
 
 

@@ -12,7 +12,7 @@ from audit.provenance import Provenance
 from audit.records import RunRecord, new_record
 from reports.attribute_figures import draw_attributes, view_name
 from reports.attribute_page import NO_PROOF, attribute_opening, attribute_section
-from reports.markdown import write_report
+from reports.report import write_report
 from reports.rows import NOT_MEASURED, rows_of
 
 EVIL = "a | $\\alpha_$ <b>x</b>\n[l](http://e.vil) `漢` *b*"

@@ -20,7 +20,8 @@ from audit.records import RunRecord, new_record
 from audit.witness import Witness
 from reports import audit_figures
 from reports.audit_page import audit_opening
-from reports.markdown import MARK, write_report
+from reports.markdown import MARK
+from reports.report import write_report
 from reports.rows import NOT_MEASURED, rows_of
 
 EVIL = "a | $\\alpha_$ <b>x</b>\n[l](http://e.vil) `漢` *b*"

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure as Picture
 from audit.records import RunRecord
 from reports import calibration_page
 from reports.calibration_page import calibration_opening, traces
-from reports.markdown import write_report
+from reports.report import write_report
 from reports.rows import NOT_MEASURED, Row, rows_of
 
 

@@ -8,7 +8,7 @@ from audit.crypto_record import COSTS, DEALER, ENGINES, IN_FULL, INDEPENDENCE, K
 from audit.provenance import Provenance
 from audit.records import RunRecord, new_record
 from reports.common_table import common_section
-from reports.markdown import write_report
+from reports.report import write_report
 from reports.rows import NOT_MEASURED
 
 ORIGIN = Provenance(

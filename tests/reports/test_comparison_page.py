@@ -15,8 +15,8 @@ from audit.comparison_record import NO_PROMPT
 from audit.provenance import Provenance
 from audit.records import Figure, RunRecord, new_record
 from reports.comparison_page import comparison_opening, verdict
-from reports.markdown import write_report
 from reports.ranking import crossings, flips, tables
+from reports.report import write_report
 
 # (mode, level) -> agreement of the three contenders; a and b turn round between exact epsilon and cosine's success,
 # b and c cross within "nominal".

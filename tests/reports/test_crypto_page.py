@@ -8,7 +8,7 @@ import pytest
 from audit.crypto_record import CACHED, COMPOSED, COSTS, ENGINES, EXTRAPOLATED, IN_FULL, KIND, MEASURED, MODELS
 from audit.provenance import Provenance
 from audit.records import RunRecord, new_record
-from reports.markdown import write_report
+from reports.report import write_report
 from reports.rows import NOT_MEASURED
 
 ORIGIN = Provenance(

@@ -15,8 +15,9 @@ from matplotlib.figure import Figure as Picture
 from audit.records import RunRecord
 from defenses.errors import UserError
 from reports import figures
-from reports.markdown import MARK, write_report
+from reports.markdown import MARK
 from reports.narrative import exposure, opening, utility, worth
+from reports.report import write_report
 from reports.rows import NOT_MEASURED, Row, code, escape, percentage, quantity, reference, rows_of, table
 
 

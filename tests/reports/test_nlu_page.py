@@ -11,9 +11,9 @@ from matplotlib.image import imread
 from audit.provenance import Provenance
 from audit.records import RunRecord, new_record
 from reports.drawing import auc_marks, style
-from reports.markdown import write_report
 from reports.nlu_figures import arm_name, draw_nlu
 from reports.nlu_page import nlu_opening, nlu_section
+from reports.report import write_report
 from reports.rows import NOT_MEASURED, rows_of
 
 EVIL = "a | $\\alpha_$ <b>x</b>\n[l](http://e.vil) `漢` *b*"

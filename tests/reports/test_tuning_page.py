@@ -9,7 +9,7 @@ import pytest
 
 from audit.provenance import Provenance
 from audit.records import RunRecord, new_record
-from reports.markdown import write_report
+from reports.report import write_report
 from reports.rows import NOT_MEASURED, rows_of
 from reports.tuning_page import budgets, draw_tuning, tuning_opening
 

@@ -6,7 +6,7 @@ from typing import Any
 from audit.crypto_record import DEALER, INDEPENDENCE, INVERSION, VIEWS
 from audit.provenance import Provenance
 from audit.records import new_record
-from reports.markdown import write_report
+from reports.report import write_report
 
 ORIGIN = Provenance(
     commit="0123abcd" * 5, dirty=False, versions={"numpy": "1.26.4"}, environment={"cpu_count": 2},

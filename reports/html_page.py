@@ -1,0 +1,137 @@
+"""A report's Markdown as one HTML page that opens from disk: its pictures are in it, and nothing is fetched.
+
+The Markdown is the report; this is another dress of it, by markdown-it (CommonMark with tables, raw HTML switched off,
+so that a prompt that holds markup shows as text). Headings get anchors, tables headers and a name, pictures their
+caption. Scripts add sorting, filtering and dark colours; without them the page is complete.
+"""
+
+import base64
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined, Template
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from markupsafe import Markup
+
+ASSETS = Path(__file__).with_name("assets")
+IN_CONTENTS = ("h2", "h3")
+_KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the table of contents.
+
+    Attributes:
+        level: 2 or 3.
+        id: Of the heading.
+        text: Of the heading.
+    """
+
+    level: int
+    id: str
+    text: str
+
+
+def html_page(text: str, folder: Path) -> str:
+    """The page.
+
+    Args:
+        text: The report's Markdown; links to pictures are relative to `folder`.
+        folder: The report's folder; of a picture the SVG is taken where there is one.
+    """
+    tokens = parsed(text)
+    contents = list(_anchored(tokens))
+    _label_tables(tokens)
+    _embed_pictures(tokens, folder)
+    title = next((plain(tokens[place + 1]) for place, one in enumerate(tokens) if one.tag == "h1"), "delaudit report")
+    style, script = ((ASSETS / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    body = _markdown().renderer.render(tokens, _markdown().options, {})
+    return _template().render(
+        title=title, contents=contents, style=Markup(style), script=Markup(script), body=Markup(body)  # noqa: S704 - ours
+    )  # fmt: skip
+
+
+def parsed(text: str) -> list[Token]:
+    """The Markdown's tokens, without the comment that marks a report as ours."""
+    return _markdown().parse(re.sub(r"\A<!--.*?-->\n", "", text))
+
+
+def plain(inline: Token) -> str:
+    """What an inline token says, without markup."""
+    return "".join(one.content for one in inline.children or ()).strip()
+
+
+@cache
+def _markdown() -> MarkdownIt:
+    return MarkdownIt("commonmark", {"html": False}).enable("table")
+
+
+@cache
+def _template() -> Template:
+    page = (ASSETS / "page.html").read_text(encoding="utf-8")
+    return Environment(autoescape=True, undefined=StrictUndefined).from_string(page)
+
+
+def _anchored(tokens: Sequence[Token]) -> Iterator[Entry]:
+    """Give every heading an id; the entries of the contents."""
+    used: dict[str, int] = {}
+    for place, one in enumerate(tokens):
+        if one.type == "heading_open":
+            text = plain(tokens[place + 1])
+            name = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "part"
+            used[name] = used.get(name, 0) + 1
+            anchor = name if used[name] == 1 else f"{name}-{used[name]}"
+            one.attrSet("id", anchor)
+            if one.tag in IN_CONTENTS:
+                yield Entry(int(one.tag[1]), anchor, text)
+
+
+def _label_tables(tokens: list[Token]) -> None:
+    """Scopes for header cells, the first column as headers of rows, and a region that scrolls around each table."""
+    heading, column, place, number = "", 0, 0, 0
+    while place < len(tokens):
+        one = tokens[place]
+        if one.type == "heading_open":
+            heading = plain(tokens[place + 1])
+        elif one.type == "tr_open":
+            column = 0
+        elif one.type == "th_open":
+            one.attrSet("scope", "col")
+        elif one.type == "td_open":
+            if column == 0:
+                one.tag = tokens[place + 2].tag = "th"
+                one.attrSet("scope", "row")
+            column += 1
+        elif one.type in ("table_open", "table_close"):
+            opening = one.type == "table_open"
+            around = Token("region_open" if opening else "region_close", "div", 1 if opening else -1, block=True)
+            if opening:
+                number += 1
+                attributes = {"class": "table", "role": "region", "tabindex": "0",
+                              "aria-label": f"Table {number}: {heading}"}  # fmt: skip
+                for name, value in attributes.items():
+                    around.attrSet(name, value)
+            tokens.insert(place if opening else place + 1, around)
+            place += 1
+        place += 1
+
+
+def _embed_pictures(tokens: Sequence[Token], folder: Path) -> None:
+    """Every picture as a figure, in the page itself; its text alternative stays the image's own."""
+    for place, one in enumerate(tokens):
+        if one.type != "inline" or [child.type for child in one.children or ()] != ["image"]:
+            continue
+        image = (one.children or [])[0]
+        path = folder / str(image.attrGet("src"))
+        image.attrSet("src", _data_uri(path.with_suffix(".svg") if path.with_suffix(".svg").exists() else path))
+        tokens[place - 1].tag = tokens[place + 1].tag = "figure"
+        tokens[place - 1].hidden = tokens[place + 1].hidden = False
+
+
+def _data_uri(path: Path) -> str:
+    return f"data:{_KINDS[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
