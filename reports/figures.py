@@ -49,8 +49,6 @@ def draw_all(record: RunRecord, folder: Path, prefix: str) -> list[Drawn]:
     rows = rows_of(record)
     grouped = _grouped(record)
     pictures: list[tuple[str, str, Callable[[Axes, Curves, Sequence[Row]], str | None]]] = [
-        ("perplexity-epsilon", "Utility against the guarantee", _perplexity_epsilon),
-        ("perplexity-asr", "Utility against the attack", _perplexity_asr),
         ("asr-mu", "Attacks against the noise", _asr_mu),
         ("coherence-epsilon", "Coherence against the guarantee", _coherence_epsilon),
         ("epsilon-gdp", "Exact against nominal guarantee", _epsilon_gdp),
@@ -112,14 +110,6 @@ def _delta(rows: Sequence[Row]) -> str:
     return f" at δ = {deltas.pop():g}" if len(deltas) == 1 else ""
 
 
-def _perplexity_epsilon(axes: Axes, grouped: Curves, rows: Sequence[Row]) -> str | None:
-    if not _against_epsilon(axes, grouped, rows, "perplexity"):
-        return None
-    axes.set(yscale="log", ylabel="perplexity of the continuation (lower is better)")
-    legend(axes)
-    return "Perplexity over exact epsilon per token. " + _ranges(grouped, "perplexity", quantity)
-
-
 def _coherence_epsilon(axes: Axes, grouped: Curves, rows: Sequence[Row]) -> str | None:
     if not _against_epsilon(axes, grouped, rows, "coherence"):
         return None
@@ -131,53 +121,8 @@ def _coherence_epsilon(axes: Axes, grouped: Curves, rows: Sequence[Row]) -> str 
     return f"Coherence over exact epsilon per token, encoder {', '.join(sorted(encoders))}. {ranges}"
 
 
-def _perplexity_asr(axes: Axes, grouped: Curves, rows: Sequence[Row]) -> str | None:
-    strongest, paper = strongest_name(rows), f"asr_top1_{PAPER}"
-    alone = all(best.label == PAPER for row in rows if (best := row.strongest()) is not None)
-    drawn = 0
-    for index, (name, curve) in enumerate(grouped.items()):
-        look = style(index)
-        label = name if alone else f"{name}: {strongest}"
-        drawn += _utility_curve(axes, curve, strongest_column, {**look, "linewidth": 2.2, "label": label})
-        _label_mu(axes, points_of(curve, strongest_column, "perplexity"), below=index % 2 == 1)
-        if not alone:
-            thin = {**look, "linewidth": 1, "linestyle": ":", "markerfacecolor": "white", "alpha": 0.8}
-            drawn += _utility_curve(axes, curve, paper, {**thin, "label": f"{name}: {PAPER} alone"})
-    if not drawn:
-        return None
-    _levels(axes, rows, "perplexity")
-    if (prior := _blind(rows)) is not None:
-        axes.axvline(100 * prior, color="0.35", linestyle=":", linewidth=1.4, label=f"blind guess: {percentage(prior)}")
-    axes.set(yscale="log", ylabel="perplexity (lower is better)")
-    axes.set_xlabel(f"tokens recovered{f' by {PAPER}' if alone else ''}, % (lower is better); labels: μ")
-    legend(axes)
-    ranges = _ranges(grouped, strongest_column, percentage)
-    weaker = "" if alone else f" The paper's attack, {PAPER}, reads {_ranges(grouped, paper, percentage)}"
-    return f"Perplexity over the success rate of the {strongest}. {ranges}{weaker}"
-
-
-def _utility_curve(axes: Axes, curve: Sequence[Row], column: Column, look: Mapping[str, Any]) -> int:
-    """Perplexity over an attack's success; returns how many points it has."""
-    points = points_of(curve, column, "perplexity")
-    if points:
-        axes.errorbar(
-            [100 * p[0] for p in points], [p[1] for p in points], xerr=100 * spread(points, column),
-            yerr=spread(points, "perplexity"), capsize=3, elinewidth=1, **look,
-        )  # fmt: skip
-    return len(points)
-
-
 def _blind(rows: Sequence[Row]) -> float | None:
     return next((value for row in rows if (value := row.number("asr_prior")) is not None), None)
-
-
-def _label_mu(axes: Axes, points: Sequence[tuple[float, float, Row]], *, below: bool) -> None:
-    place = (-6, -12) if below else (6, 5)
-    for x, y, row in points:
-        mu = row.number("mu")
-        if mu is not None:
-            axes.annotate(f"{mu:g}", (100 * x, y), textcoords="offset points", xytext=place, fontsize=8, color="0.25",
-                          ha="right" if below else "left")  # fmt: skip
 
 
 def _asr_mu(axes: Axes, grouped: Curves, rows: Sequence[Row]) -> str | None:

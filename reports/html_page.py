@@ -6,16 +6,20 @@ caption. Scripts add sorting, filtering and dark colours; without them the page 
 """
 
 import base64
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import vl_convert
 from jinja2 import Environment, StrictUndefined, Template
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from markupsafe import Markup
+
+from reports.charts import SPEC
 
 ASSETS = Path(__file__).with_name("assets")
 IN_CONTENTS = ("h2", "h3")
@@ -47,12 +51,14 @@ def html_page(text: str, folder: Path) -> str:
     tokens = parsed(text)
     contents = list(_anchored(tokens))
     _label_tables(tokens)
-    _embed_pictures(tokens, folder)
+    charts = _embed_pictures(tokens, folder)
     title = next((plain(tokens[place + 1]) for place, one in enumerate(tokens) if one.tag == "h1"), "delaudit report")
     style, script = ((ASSETS / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     body = _markdown().renderer.render(tokens, _markdown().options, {})
     return _template().render(
-        title=title, contents=contents, style=Markup(style), script=Markup(script), body=Markup(body)  # noqa: S704 - ours
+        title=title, contents=contents, style=Markup(style), script=Markup(script), body=Markup(body),  # noqa: S704 - ours
+        charts=[Markup(_inert(chart)) for chart in charts],  # noqa: S704 - no tag can end or begin in it
+        library=Markup(_library() if charts else ""),  # noqa: S704 - Vega's own
     )  # fmt: skip
 
 
@@ -121,8 +127,24 @@ def _label_tables(tokens: list[Token]) -> None:
         place += 1
 
 
-def _embed_pictures(tokens: Sequence[Token], folder: Path) -> None:
-    """Every picture as a figure, in the page itself; its text alternative stays the image's own."""
+@cache
+def _library() -> str:
+    """Vega, Vega-Lite and Vega-Embed in one script, as `vl_convert` carries them."""
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script")
+
+
+def _inert(chart: str) -> str:
+    """JSON that ends no element: in strings a slash may be escaped."""
+    return json.dumps(json.loads(chart)).replace("<", "\\u003c")
+
+
+def _embed_pictures(tokens: Sequence[Token], folder: Path) -> list[str]:
+    """Every picture as a figure, in the page itself; its text alternative stays the image's own.
+
+    Returns:
+        The specifications of charts, in order; their figures have the number as `data-chart`.
+    """
+    charts: list[str] = []
     for place, one in enumerate(tokens):
         if one.type != "inline" or [child.type for child in one.children or ()] != ["image"]:
             continue
@@ -131,6 +153,11 @@ def _embed_pictures(tokens: Sequence[Token], folder: Path) -> None:
         image.attrSet("src", _data_uri(path.with_suffix(".svg") if path.with_suffix(".svg").exists() else path))
         tokens[place - 1].tag = tokens[place + 1].tag = "figure"
         tokens[place - 1].hidden = tokens[place + 1].hidden = False
+        spec = path.with_name(path.stem + SPEC)
+        if spec.exists():
+            tokens[place - 1].attrSet("data-chart", str(len(charts)))
+            charts.append(spec.read_text(encoding="utf-8"))
+    return charts
 
 
 def _data_uri(path: Path) -> str:

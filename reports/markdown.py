@@ -14,6 +14,7 @@ from reports.attribute_page import attribute_section
 from reports.audit_page import audit_section
 from reports.calibration_page import KINDS as CALIBRATIONS
 from reports.calibration_page import calibration_section
+from reports.charts import utility_charts, write_chart
 from reports.common_table import common_section
 from reports.comparison_page import KINDS as COMPARISONS
 from reports.comparison_page import comparison_section
@@ -74,7 +75,8 @@ def _section(record: RunRecord, figures: Path, prefix: str) -> list[str]:
 
 
 def _experiment_section(record: RunRecord, figures: Path, prefix: str) -> list[str]:
-    return [*_experiment(record, draw_all(record, figures, prefix)), *_run_figures(record)]
+    charts = [write_chart(chart, figures, prefix) for chart in utility_charts([record])]
+    return [*_experiment(record, [*charts, *draw_all(record, figures, prefix)]), *_run_figures(record)]
 
 
 def _comparison(record: RunRecord, figures: Path, prefix: str) -> list[str]:

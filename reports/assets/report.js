@@ -2,13 +2,80 @@
   "use strict";
 
   const root = document.documentElement;
+  const INK = { light: "#1c1c1c", dark: "#ececec" };
+  const GRID = { light: "#dddddd", dark: "#44484d" };
   const theme = document.getElementById("theme");
   const systemDark = window.matchMedia("(prefers-color-scheme: dark)");
   const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : systemDark.matches);
   const showTheme = () => {
     theme.setAttribute("aria-pressed", String(isDark()));
-    document.dispatchEvent(new CustomEvent("delaudit-theme", { detail: { dark: isDark() } }));
+    charts.forEach((chart) => chart.draw());
   };
+
+  // A chart is drawn over its picture, which stays for print and comes back where drawing fails.
+  class Chart {
+    constructor(figure, spec) {
+      this.image = figure.querySelector("img");
+      this.spec = spec;
+      this.place = document.createElement("div");
+      this.place.className = "chart";
+      this.options = document.createElement("div");
+      this.options.className = "options";
+      const label = document.createElement("label");
+      this.logarithmic = document.createElement("input");
+      this.logarithmic.type = "checkbox";
+      this.logarithmic.checked = true;
+      this.logarithmic.addEventListener("change", () => this.draw());
+      label.append(this.logarithmic, " Logarithmic axes");
+      const hint = document.createElement("span");
+      hint.textContent = "Choose a curve in the legend, several with the shift key; point at a mark for its values.";
+      this.options.append(label, hint);
+      figure.append(this.options, this.place);
+    }
+
+    drawn() {
+      const spec = structuredClone(this.spec);
+      spec.width = "container";
+      spec.autosize = { type: "fit-x", contains: "padding" };
+      if (!this.logarithmic.checked) {
+        for (const layer of spec.layer) {
+          for (const channel of Object.values(layer.encoding)) {
+            if (channel.scale && channel.scale.type === "log") channel.scale.type = "linear";
+          }
+        }
+      }
+      return spec;
+    }
+
+    async draw() {
+      const shade = isDark() ? "dark" : "light";
+      const words = { labelColor: INK[shade], titleColor: INK[shade] };
+      const config = {
+        background: "transparent",
+        axis: { ...words, gridColor: GRID[shade], domainColor: INK[shade], tickColor: INK[shade] },
+        legend: words,
+        text: { color: INK[shade] },
+        rule: { color: INK[shade] },
+        view: { stroke: GRID[shade] },
+      };
+      try {
+        const made = await window.vegaEmbed(this.place, this.drawn(), {
+          actions: false, renderer: "svg", ast: true, config, tooltip: { theme: shade },
+        });
+        made.view.description(this.image.alt);
+        this.image.hidden = true;
+      } catch (error) {
+        this.place.remove();
+        this.options.remove();
+        this.image.hidden = false;
+      }
+    }
+  }
+
+  const data = [...document.querySelectorAll("script.chart-data")].map((one) => JSON.parse(one.textContent));
+  const charts = [...document.querySelectorAll("figure[data-chart]")].map(
+    (figure) => new Chart(figure, data[Number(figure.dataset.chart)]),
+  );
   theme.hidden = false;
   theme.addEventListener("click", () => {
     root.dataset.theme = isDark() ? "light" : "dark";

@@ -101,12 +101,9 @@ def test_the_attack_table_says_who_could_not_run_and_on_what_it_rests(record: Ru
 
 
 def test_the_pictures_take_the_chosen_attack_and_draw_ceilings(record: RunRecord) -> None:
-    """Utility is drawn over the chosen attack; over mu it is thickest, and a ceiling that fits is a dashed line."""
+    """Over mu the chosen attack is thickest, and a ceiling that fits is a dashed line."""
     changed = with_choice(record)
-    axes = Picture().add_subplot()
     rows, grouped = rows_of(changed), figures._grouped(changed)
-    assert figures._perplexity_asr(axes, grouped, rows) is not None
-    assert axes.containers[0].lines[0].get_xdata().tolist() == pytest.approx([2.1, 23.5, 48.9])
     axes = Picture(layout="constrained").add_subplot()
     assert figures._asr_mu(axes, grouped, rows) is not None
     widths = [container.lines[0].get_linewidth() for container in axes.containers]

@@ -103,7 +103,7 @@ def test_pictures_are_drawn_for_each_accounting(whole: RunRecord, tmp_path: Path
     """A page that names a picture that is not there is broken."""
     folder = tmp_path / "report"
     text = page(whole, folder)
-    names = sorted(item.name for item in (folder / "figures").iterdir())
+    names = sorted(item.name for item in (folder / "figures").glob("*.png"))
     assert len(names) == 3
     assert all(f"(figures/{name})" in text for name in names)
 

@@ -124,7 +124,7 @@ def test_curves_are_drawn_over_depth(record: RunRecord, page: tuple[str, Path]) 
     """One picture for each measure, with a curve for each order and post-processing in rising depth."""
     _, folder = page
     names = {"tsp-cosine.png", "tsp-collapse.png", "tsp-perplexity.png", "tsp-changes.png"}
-    assert {path.name for path in folder.iterdir()} == names
+    assert {path.name for path in folder.glob("*.png")} == names
     assert all((folder / name).read_bytes().startswith(b"\x89PNG") for name in names)
     curves = conditions(rows_of(record))
     assert list(curves) == ["own order", "random order", "tour", "tour, post-processed"]
