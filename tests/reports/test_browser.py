@@ -128,6 +128,40 @@ def test_columns_are_sorted_and_rows_filtered(browser: Any, page_file: Path) -> 
         assert sorted(_column(table, 0)) == sorted(before)
 
 
+def test_charts_are_live(browser: Any, page_file: Path) -> None:
+    """If this failed, a control of a chart would do nothing: hover, choice of curves, scale of the axes."""
+    with Opened(browser, page_file) as opened:
+        charts = opened.tab.locator("figure[data-chart]")
+        charts.locator(".chart svg").last.wait_for()
+        assert charts.count() == charts.locator(".chart svg").count() >= 3
+        assert charts.locator("img:visible").count() == 0
+        first = charts.first
+        marks = first.locator(".mark-symbol.role-mark path")
+        marks.first.hover()
+        tooltip = opened.tab.locator("#vg-tooltip-element")
+        tooltip.wait_for()
+        assert "del d128-noise-aware n=4" in tooltip.inner_text()
+        assert "[" in tooltip.inner_text()
+        before = {mark.get_attribute("opacity") for mark in marks.all()}
+        first.locator(".role-legend-symbol path").first.click(force=True)
+        opened.tab.wait_for_function(
+            "(before) => new Set([...document.querySelectorAll('figure[data-chart] .mark-symbol.role-mark path')]"
+            ".map((mark) => mark.getAttribute('opacity'))).size > before",
+            arg=len(before),
+        )
+        ticks = first.locator(".role-axis-label text")
+        logarithmic = ticks.all_text_contents()
+        first.get_by_label("Logarithmic axes").uncheck()
+        opened.tab.wait_for_function(
+            "(before) => [...document.querySelector('figure[data-chart]').querySelectorAll('.role-axis-label text')]"
+            ".map((tick) => tick.textContent).join() !== before",
+            arg=",".join(logarithmic),
+        )
+        opened.tab.emulate_media(media="print")
+        assert charts.locator(".chart:visible").count() == 0
+        assert charts.locator("img:visible").count() == charts.count()
+
+
 def test_it_prints(browser: Any, page_file: Path, tmp_path: Path) -> None:
     """If this failed, nobody could hand the report to a board: several pages, and no controls on them."""
     with Opened(browser, page_file, color_scheme="dark") as opened:

@@ -1,4 +1,4 @@
-"""Charts of utility and privacy: their points are the records', their alternatives say so, nothing infinite is shown."""
+"""Charts of utility and privacy: points are the records', alternatives say so, nothing infinite is drawn."""
 
 import dataclasses
 import json
