@@ -57,7 +57,8 @@ def _settle() -> None:
     """Wait for threads of interrupted runs: what they log at their end would be taken for the next run's."""
     for threads, _ in _interrupted:
         for thread in threads:
-            thread.join()
+            if thread.is_alive():  # one may not even have begun
+                thread.join()
     _interrupted.clear()
 
 
@@ -210,9 +211,9 @@ class SpuEngine:
                 failures.append(error)
 
         threads = [threading.Thread(target=party, args=(rank,), daemon=True) for rank in range(self.parties)]
-        for thread in threads:
-            thread.start()
         try:
+            for thread in threads:
+                thread.start()
             while any(thread.is_alive() for thread in threads) and not failures:
                 threads[0].join(_LOOK)
                 threads[-1].join(_LOOK)

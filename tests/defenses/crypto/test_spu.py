@@ -127,7 +127,12 @@ from defenses.crypto.engines.spu import SpuEngine
 signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 engine = SpuEngine()
 engine.set_up
-threading.Timer(1.0, os.kill, (os.getpid(), int(sys.argv[1]))).start()
+compute = SpuEngine._compute
+def signalled(self, rank, *rest):
+    if rank == 0:
+        threading.Timer(0.2, os.kill, (os.getpid(), int(sys.argv[1]))).start()
+    return compute(self, rank, *rest)
+SpuEngine._compute = signalled
 x = np.ones((1600, 1600), dtype=np.float32)
 engine.run(lambda a, b: ((a @ b) @ a) @ b, x, x)
 """
