@@ -24,9 +24,9 @@ The tests, and what each is applied to:
 - reused masks: input shares again: words that come twice in a run, and differences and exclusive ors of two places
   that recur in another run. As improbable.
 
-Size and power (tests/audit/test_independence.py, 20 pairs). Of 1000 repetitions with uniform views 7 are rejected at a
-family-wise level of 0.05: less than it allows, as Holm's adjustment is for any dependence and eight of the tests have
-nothing to count there. At 0.005 and 0.0033, the levels of one of two and of three parties in `delaudit crypto views`,
+Size and power (tests/audit/test_independence.py, 20 pairs). Of 1000 repetitions with uniform views no more are rejected
+than a family-wise level of 0.05 allows, in fact far fewer: Holm's adjustment is for any dependence, and eight of the
+tests have nothing to count there. At 0.005 and 0.0033, the levels of one of two and of three parties in `delaudit crypto views`,
 these are each found in at least 98 of 100: for every test a mistake that no other sees but the classifier; masks that
 repeat in every run, serve two runs, serve two places or are too short; a length that depends on the secret. What shifts
 bits or times by a few per cent, or shows in few runs and not in the shares, needs more pairs. Equal words are sought

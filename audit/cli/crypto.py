@@ -1,8 +1,8 @@
 """`delaudit crypto`: encrypted generation on real engines, what it costs, and what its parties see."""
 
-import importlib
-
 import click
+
+from audit.cli.lazy import LazyGroup
 
 # Name -> (module, attribute, one line for --help): a command's module is imported when it is called.
 COMMANDS = {
@@ -16,27 +16,6 @@ COMMANDS = {
 }
 
 
-class _Lazy(click.Group):
-    """Knows its commands' names and imports one only to run it."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """Every command's name."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's
-        """Import and return one command."""
-        if cmd_name not in COMMANDS:
-            return None
-        module, attribute, _ = COMMANDS[cmd_name]
-        command = getattr(importlib.import_module(module), attribute)
-        return command if isinstance(command, click.Command) else None
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
-        """List the commands without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
-
-
-@click.group(cls=_Lazy)
+@click.group(cls=LazyGroup, modules=COMMANDS)
 def crypto() -> None:
     """Run, measure and audit encrypted generation; needs the extra `crypto`."""

@@ -1,6 +1,5 @@
 """The `delaudit` command. Every error that a person can mend is one line and exit code 2."""
 
-import importlib
 import os
 import signal
 import sys
@@ -8,6 +7,7 @@ from types import FrameType
 
 import click
 
+from audit.cli.lazy import LazyGroup
 from defenses.errors import UserError
 
 # Name -> (module, attribute, one line for --help): a command's module is imported when it is called.
@@ -33,28 +33,7 @@ COMMANDS = {
 }
 
 
-class LazyGroup(click.Group):
-    """A group that knows its commands' names and imports one only to run it."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """Every command's name."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's
-        """Import and return one command."""
-        if cmd_name not in COMMANDS:
-            return None
-        module, attribute, _ = COMMANDS[cmd_name]
-        command = getattr(importlib.import_module(module), attribute)
-        return command if isinstance(command, click.Command) else None
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
-        """List the commands without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
-
-
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, modules=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="delaudit")
 def cli() -> None:
     """Attack and audit privacy defences for LLM split inference.
