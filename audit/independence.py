@@ -26,12 +26,12 @@ The tests, and what each is applied to:
 
 Size and power (tests/audit/test_independence.py, 20 pairs). Of 1000 repetitions with uniform views no more are rejected
 than a family-wise level of 0.05 allows, in fact far fewer: Holm's adjustment is for any dependence, and eight of the
-tests have nothing to count there. At 0.005 and 0.0033, the levels of one of two and of three parties in `delaudit crypto views`,
-these are each found in at least 98 of 100: for every test a mistake that no other sees but the classifier; masks that
-repeat in every run, serve two runs, serve two places or are too short; a length that depends on the secret. What shifts
-bits or times by a few per cent, or shows in few runs and not in the shares, needs more pairs. Equal words are sought
-among 16,384 at most, bits among 2,048, in equal parts of input shares and of messages, chosen at random: of a view of
-megabytes that is a small part.
+tests have nothing to count there. At 0.005 and 0.0033, the levels of one of two and of three parties in
+`delaudit crypto views`, these are each found in at least 98 of 100: for every test a mistake that no other sees but the
+classifier; masks that repeat in every run, serve two runs, serve two places or are too short; a length that depends on
+the secret. What shifts bits or times by a few per cent, or shows in few runs and not in the shares, needs more pairs.
+Equal words are sought among 16,384 at most, bits among 2,048, in equal parts of input shares and of messages, chosen at
+random: of a view of megabytes that is a small part.
 
 A rejection is evidence that the view depends on the secret. That nothing is rejected means that these tests saw
 nothing: a view from which everything can be computed, such as that of a dealer who knows the seeds of all masks, looks

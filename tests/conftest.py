@@ -52,7 +52,10 @@ def any_llm(request: pytest.FixtureRequest) -> LLM:
 
 @pytest.fixture(scope="session")
 def needs() -> Callable[..., None]:
-    """`needs("spu")` skips the test where a module of an extra is absent, and says how to get it."""
+    """`needs("spu")` skips the test where a module of an extra is absent, and says how to get it.
+
+    Where SPU is there, so is the JAX that it was built for; other packages bring another, which is no use here.
+    """
 
     def need(*modules: str) -> None:
         for module in modules:

@@ -134,7 +134,7 @@ def test_bad_input_is_one_line_before_anything_is_measured(
     needs: Callable[..., None],
 ) -> None:  # fmt: skip
     """If this failed, a wrong name or number would cost an evening; SPU is not reached, so it may be missing."""
-    needs("jax", "optax")
+    needs("spu")
     for command in ("compare", "views", "train"):
         monkeypatch.setattr(f"audit.cli.crypto_{command}.demand_engines", lambda: None)
     (tmp_path / "a.txt").write_text("a cat and a dog. " * 5, encoding="utf-8")
@@ -169,7 +169,7 @@ def test_a_run_without_the_extra_says_how_to_get_it(
     ended: Ended, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, needs: Callable[..., None]
 ) -> None:
     """If this failed, a client on a machine without SPU would wait for parties, or leave half of what it shares."""
-    needs("jax", "spu")
+    needs("spu")
     assert ended("program", "--function", LINEAR, "--inputs", str(inputs), "--out", "given/program.json")[0] == 0
     without(monkeypatch, "spu")
     asked = ["--program", "given/program.json", "--inputs", str(inputs), "--folders", "a,b", "--out", "out.npz"]

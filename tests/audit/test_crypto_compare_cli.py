@@ -118,7 +118,7 @@ def test_options_reach_the_plan_and_the_study(study: Study, tmp_path: Path) -> N
 @pytest.fixture
 def real_plan(needs: Callable[..., None]) -> Any:
     """The plan's own class; asked for before `study`, which puts another in its place."""
-    needs("jax", "optax")
+    needs("spu")
     from audit.crypto_costs import CostPlan
 
     return CostPlan

@@ -14,7 +14,7 @@ from audit.crypto_record import CACHED, COMPOSED, COSTS, EXTRAPOLATED, IN_FULL, 
 @pytest.fixture(autouse=True)
 def extra(needs: Callable[..., None]) -> None:
     """Programs are JAX functions."""
-    needs("jax")
+    needs("spu")
 
 
 class Clock:

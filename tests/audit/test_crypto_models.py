@@ -15,8 +15,7 @@ from defenses.crypto.extra import INSTALL
 from defenses.data.text import TextData, digest
 from defenses.errors import UserError
 
-pytest.importorskip("jax", reason=f"needs jax: {INSTALL}")
-pytest.importorskip("optax", reason=f"needs optax: {INSTALL}")
+pytest.importorskip("spu", reason=f"needs spu: {INSTALL}")
 
 import jax
 

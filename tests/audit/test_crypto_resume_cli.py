@@ -61,7 +61,7 @@ def quick_training(needs: Callable[..., None], monkeypatch: pytest.MonkeyPatch) 
 
     Models this small compile for longer than they run.
     """
-    needs("jax", "optax")
+    needs("spu")
     import jax
 
     from defenses.crypto.distillation import STAGES, Stage

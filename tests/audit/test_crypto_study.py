@@ -13,8 +13,7 @@ from defenses.crypto.engines.base import Outcome
 from defenses.crypto.extra import INSTALL
 from defenses.errors import UserError
 
-pytest.importorskip("jax", reason=f"needs jax: {INSTALL}")
-pytest.importorskip("optax", reason=f"needs optax: {INSTALL}")
+pytest.importorskip("spu", reason=f"needs spu: {INSTALL}")
 
 import jax
 

@@ -23,8 +23,7 @@ from defenses.crypto.sharing import Words, encode, split
 from defenses.errors import UserError
 from defenses.randomness import seeded_rng
 
-pytest.importorskip("jax", reason=f"needs jax: {INSTALL}")
-pytest.importorskip("optax", reason=f"needs optax: {INSTALL}")
+pytest.importorskip("spu", reason=f"needs spu: {INSTALL}")
 
 from audit.cli.main import cli
 from audit.crypto_views import WIDTH, Prompts, ViewPlan, _nearest, views_study

@@ -11,8 +11,7 @@ import pytest
 from defenses.crypto.engines.base import Outcome
 from defenses.crypto.extra import INSTALL
 
-pytest.importorskip("jax", reason=f"needs jax: {INSTALL}")
-pytest.importorskip("optax", reason=f"needs optax: {INSTALL}")
+pytest.importorskip("spu", reason=f"needs spu: {INSTALL}")
 
 from defenses.crypto.agreement import Agreement, measure_agreement, operator_errors
 from defenses.crypto.engines.spu import SpuEngine

@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from defenses.crypto.extra import INSTALL
 from defenses.errors import UserError
 
-pytest.importorskip("jax", reason=f"needs jax: {INSTALL}")
+pytest.importorskip("spu", reason=f"needs spu: {INSTALL}")
 
 import jax
 

@@ -7,7 +7,7 @@ import pytest
 from defenses.crypto.extra import INSTALL
 from defenses.errors import UserError
 
-pytest.importorskip("jax", reason=f"needs jax: {INSTALL}")
+pytest.importorskip("spu", reason=f"needs spu: {INSTALL}")
 
 from defenses.crypto.engines.spu import SpuEngine
 from defenses.crypto.generation import decode_program, step_program

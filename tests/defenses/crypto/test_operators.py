@@ -7,7 +7,7 @@ import pytest
 
 from defenses.crypto.extra import INSTALL
 
-pytest.importorskip("jax", reason=f"needs jax: {INSTALL}")
+pytest.importorskip("spu", reason=f"needs spu: {INSTALL}")
 
 import jax.numpy as jnp
 

@@ -12,8 +12,7 @@ import pytest
 from defenses.crypto.extra import INSTALL
 from defenses.errors import UserError
 
-pytest.importorskip("jax", reason=f"needs jax: {INSTALL}")
-pytest.importorskip("optax", reason=f"needs optax: {INSTALL}")
+pytest.importorskip("spu", reason=f"needs spu: {INSTALL}")
 
 import jax
 
