@@ -32,12 +32,12 @@ from audit.equal_terms import (
     solve_exact,
     solve_success,
 )
-from audit.experiment import condition_key, measure
+from audit.experiment import Measured, condition_key, measure
 from audit.intervals import paired_cluster_bootstrap
 from audit.measures import agreement, per_cluster, perplexity, perplexity_ratio, score
 from audit.multiplicity import holm_adjusted, sign_flip_p
 from audit.records import Figure, RunRecord, new_record
-from audit.utility import ByDocument
+from audit.utility import ByDocument, document_sums
 from audit.workbench import Workbench
 from defenses.errors import UserError
 from defenses.randomness import seeded_rng
@@ -74,25 +74,31 @@ def compare(
     arena = _Arena(experiment, contenders(experiment), out)
     rows: list[Row] = []
     notes: list[Row] = []
+    documents: list[Row] = []
+    readings: list[Row] = []
     tables: dict[tuple[str, float], dict[str, ByDocument]] = {}
     todo = [(one, mode, level) for one in arena.contenders for mode, asked in levels.items() for level in asked]
     with tqdm(total=len(todo), unit="condition", desc=experiment.name, leave=False) as bar:
         for one, mode, level in todo:
             bar.set_postfix_str(f"{one.name}: {mode} {level:g}")
-            row, by_document = arena.row(arena.solve(one, mode, level))
+            row, found = arena.row(arena.solve(one, mode, level))
+            if found is not None:
+                documents += found.documents(len(rows))
+                readings += found.read(len(rows))
+                if utility in found.by_document:
+                    tables.setdefault((mode, level), {})[one.name] = found.by_document
             rows.append(row)
-            if utility in by_document:
-                tables.setdefault((mode, level), {})[one.name] = by_document
             bar.update()
     figures, floor = arena.without_prompt()
-    for (mode, level), found in tables.items():
-        met = found | {NO_PROMPT: floor} if utility in floor else found
+    for (mode, level), sums in tables.items():
+        met = sums | {NO_PROMPT: floor} if utility in floor else sums
         notes += [{"mode": mode, "level": level, **note} for note in differences(met, utility, experiment.seed)]
     return new_record(
         KIND,
         config=asdict(experiment) | {"levels": {mode: list(asked) for mode, asked in levels.items()},
                                      "utility": utility},
         seed=experiment.seed, rows=rows, data=arena.facts, figures=figures, examples=notes,
+        documents=documents, readings=readings,
     )  # fmt: skip
 
 
@@ -125,18 +131,18 @@ class _Arena:
             self._readings[one.name] = Readings(trials, self._out / "solved" / f"{key}.json")
         return solve_success(one, self._readings[one.name], mode, level)
 
-    def row(self, term: Term) -> tuple[Row, ByDocument]:
-        """The measured row of a term, and its sums by document; only the reason where it was not solved."""
+    def row(self, term: Term) -> tuple[Row, Measured | None]:
+        """The row of a term, and what was measured; only the reason where it was not solved."""
         one, delta = term.contender, self._bench.experiment.delta
         chosen: Row = {"calibration_tokens": int(self._fitting.prefix.size)} if term.mode in SHARES else {}
         if term.value is None:
             fixed = one.condition
             head: Row = {"defence": fixed.defense, "projection": fixed.projection, **fixed.parameters, "delta": delta}
-            return {**head, **chosen, **described(term, None, delta)}, {}
+            return {**head, **chosen, **described(term, None, delta)}, None
         condition = one.at(term.value)
         found = measure(self._out, self._measuring, condition)
         terms = described(term, self._bench.defense(condition), delta)
-        return {**found.row, **chosen, **terms}, found.by_document
+        return {**found.row, **chosen, **terms}, found
 
     def without_prompt(self) -> tuple[list[Figure], ByDocument]:
         """Utility where the server sees no prompt at all, and its sums by document: the floor of every contender.
@@ -159,12 +165,12 @@ class _Arena:
             for name in ("agreement_top1", "perplexity_over_clean", "perplexity")
         ]  # fmt: skip
         values = {"perplexity_over_clean": scores.nll, "agreement_top1": scores.top1 == bench.clean.top1}
-        # Counted as often as the contenders' windows, which are protected anew for every draw of coins.
-        sums = {
-            name: [(draws * column).tolist() for column in per_cluster(value.astype(np.float64), pairs.clusters)]
-            for name, value in values.items()
-        }
-        return figures, sums
+        floor: ByDocument = {}
+        for name, value in values.items():
+            sums, counts = per_cluster(value.astype(np.float64), pairs.clusters)
+            # Counted as often as the contenders' windows, which are protected anew for every draw of coins.
+            floor[name] = document_sums(np.unique(pairs.clusters), draws * sums, draws * counts)
+        return figures, floor
 
 
 def differences(found: Mapping[str, ByDocument], utility: str, seed: int) -> list[Row]:
@@ -181,7 +187,7 @@ def differences(found: Mapping[str, ByDocument], utility: str, seed: int) -> lis
         table.
     """
     sign = UTILITIES[utility]
-    columns = {name: np.array(sums[utility], dtype=np.float64) for name, sums in found.items()}
+    columns = {name: np.array([sums[utility]["sums"], sums[utility]["counts"]]) for name, sums in found.items()}
     notes: list[Row] = []
     for first, second in itertools.combinations(columns, 2):
         a, b = columns[first], columns[second]

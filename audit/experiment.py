@@ -7,7 +7,7 @@ that is started again goes on with the first unfinished one.
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ from audit.accounting import account
 from audit.adversaries import token_adversaries
 from audit.config import EMBEDDED, Condition, Experiment
 from audit.curves import other_settings
-from audit.inversion import ceilings, figures, invert
+from audit.inversion import Inversion, ceilings, figures, invert
 from audit.provenance import code_digest
+from audit.reading import readings
 from audit.records import RunRecord, new_record
-from audit.utility import ByDocument, utility
+from audit.utility import ByDocument, document_sums, utility
 from audit.workbench import Workbench
-from defenses.base import Defense, Tokens
+from defenses.base import Defense
 from defenses.files import write_text
 from defenses.pipeline.defense import Del
 from defenses.randomness import describe_rng, seeded_rng
@@ -42,12 +43,22 @@ class Measured:
     Attributes:
         row: Its row of the record.
         examples: A few prompts with what was read of them, where they may be shown.
-        by_document: Sums and counts of figures of utility, document by document.
+        by_document: Sums and counts of figures of utility and of attacks, document by document.
+        readings: Prompts as the strongest attack reads them, where they may be shown.
     """
 
     row: Row
     examples: list[dict[str, Any]]
     by_document: ByDocument = field(default_factory=dict)
+    readings: list[dict[str, Any]] = field(default_factory=list)
+
+    def documents(self, row: int) -> list[dict[str, Any]]:
+        """`by_document` as the record of a run keeps it, for the row of this number."""
+        return [{"row": row, "figure": name, **sums} for name, sums in self.by_document.items()]
+
+    def read(self, row: int) -> list[dict[str, Any]]:
+        """`readings` as the record of a run keeps them."""
+        return [{"row": row, **one} for one in self.readings]
 
 
 def run_experiment(experiment: Experiment, out: Path, *, kind: str = "experiment") -> RunRecord:
@@ -81,6 +92,8 @@ def run_experiment(experiment: Experiment, out: Path, *, kind: str = "experiment
         rows=[result.row for result in results],
         data=facts,
         examples=[example for result in results for example in result.examples],
+        documents=[one for place, result in enumerate(results) for one in result.documents(place)],
+        readings=[one for place, result in enumerate(results) for one in result.read(place)],
     )
 
 
@@ -128,20 +141,21 @@ def _run_condition(bench: Workbench, condition: Condition, *, attacks_only: bool
         "seed": bench.experiment.seed,
         "coins": describe_rng(seeded_rng(bench.experiment.seed)),
     }
-    row |= _accounting(defense, bench.experiment.delta)
+    row |= _accounting(defense, bench.experiment.delta, bench.experiment.data.prefix_tokens)
     generations: list[str] = []
     by_document: ByDocument = {}
     if not attacks_only:
         figures_of_use, generations = utility(bench, condition, defense, by_document)
         row |= figures_of_use | _wire(bench, condition, defense)
-    found, guesses = _attacks(bench, defense, full=attacks_only)
-    row |= found
+    found = _attacks(bench, defense, full=attacks_only)
+    row |= _attack_figures(bench, defense, found, full=attacks_only)
     row["seconds"] = time.perf_counter() - started
-    return Measured(row, _examples(bench, condition, generations, guesses), by_document)
+    by_document |= _read_by_document(bench, found)
+    return Measured(row, _examples(bench, condition, generations, found), by_document, _readings(bench, found))
 
 
-def _accounting(defense: Defense[Any], delta: float) -> Row:
-    """Nominal and exact privacy of one token; empty columns where nothing is promised."""
+def _accounting(defense: Defense[Any], delta: float, tokens: int) -> Row:
+    """Nominal and exact privacy of one token, and of a prompt of so many; empty columns where nothing is promised."""
     claim = defense.claim
     found: Row = {"claim": str(claim), "delta": delta}
     profile = defense.profile()
@@ -150,6 +164,8 @@ def _accounting(defense: Defense[Any], delta: float) -> Row:
     if "distance" in claim.unit:
         return found | {"epsilon_per_unit_distance": claim.parameters["epsilon"]}  # its profile is at distance 1
     found["epsilon_exact_token"] = profile.epsilon(delta)
+    whole = profile.compose(tokens) if "token" in claim.unit and tokens > 1 else profile
+    found |= {"prompt_tokens": tokens, "epsilon_exact_prompt": whole.epsilon(delta), "prompt_is_exact": whole.exact}
     if isinstance(defense, Del):
         quantizer = defense.quantizer
         report = account(quantizer.n, quantizer.d, 1, delta, a_over_c=quantizer.a_over_c)
@@ -167,18 +183,23 @@ def _accounting(defense: Defense[Any], delta: float) -> Row:
     return found
 
 
-def _attacks(bench: Workbench, defense: Defense[Any], *, full: bool) -> tuple[Row, dict[str, Tokens]]:
-    """Attack success rates with intervals, the blind prior's as floor; and each attack's first guesses."""
-    experiment, victims = bench.experiment, bench.attacked
-    found = invert(
+def _attacks(bench: Workbench, defense: Defense[Any], *, full: bool) -> Inversion:
+    """What every attack reads of the victims' prompts."""
+    experiment = bench.experiment
+    return invert(
         defense,
         token_adversaries(experiment.attacks),
         bench.auxiliary.windows,
-        victims.prefix,
+        bench.attacked.prefix,
         seed=experiment.seed,
         seeds=experiment.attack_seeds,
         tools=replace(bench.tools, keep=KEPT) if full else bench.tools,
     )
+
+
+def _attack_figures(bench: Workbench, defense: Defense[Any], found: Inversion, *, full: bool) -> Row:
+    """Attack success rates with intervals, the blind prior's as floor."""
+    victims = bench.attacked
     row: Row = {
         "attack_tokens": int(victims.prefix.size),
         "attack_documents": len(np.unique(victims.clusters)),
@@ -186,8 +207,37 @@ def _attacks(bench: Workbench, defense: Defense[Any], *, full: bool) -> tuple[Ro
         **figures(found, bench.prompts(victims), full=full),
     }
     if isinstance(blind := row.get("asr_prior_high") or row.get("asr_prior"), float):
-        row |= ceilings(defense, blind, experiment.delta)
-    return row, {label: guesses[0].candidates[..., 0] for label, guesses in found.guesses.items()}
+        row |= ceilings(defense, blind, bench.experiment.delta)
+    return row
+
+
+def _read_by_document(bench: Workbench, found: Inversion) -> ByDocument:
+    """Tokens that each attack read, and the strongest, document by document over all seeds."""
+    victims = bench.attacked
+    prompts, sums = bench.prompts(victims), {}
+    for label, guesses in found.guesses.items():
+        read = np.stack([guess.hits(victims.prefix).sum(axis=-1) for guess in guesses])
+        columns = (prompts.sums(read, len(guesses)), prompts.sums(victims.prefix.shape[1], len(guesses)))
+        sums[f"asr_top1_{label}"] = document_sums(np.unique(victims.clusters), *columns)
+    if found.strongest is not None:
+        sums["asr_strongest"] = sums[f"asr_top1_{found.strongest}"]
+    return sums
+
+
+def _may_be_shown(bench: Workbench) -> bool:
+    """The package's own text may; a user's own only where they said so."""
+    return bench.experiment.data.source == EMBEDDED or bench.experiment.data.show_text
+
+
+def _readings(bench: Workbench, found: Inversion) -> list[dict[str, Any]]:
+    """Prompts as the strongest attack reads them under the first seed; nothing where text is private."""
+    if found.strongest is None or not _may_be_shown(bench):
+        return []
+
+    def decode(tokens: Sequence[int]) -> str:
+        return str(bench.llm.tokenizer.decode(list(tokens)))
+
+    return readings(found.guesses[found.strongest][0], bench.attacked.prefix, decode, attack=found.strongest)
 
 
 def _wire(bench: Workbench, condition: Condition, defense: Defense[Any]) -> Row:
@@ -201,14 +251,15 @@ def _examples(
     bench: Workbench,
     condition: Condition,
     generations: list[str],
-    guesses: Mapping[str, Tokens],
+    found: Inversion,
 ) -> list[dict[str, Any]]:
     """A few attacked prompts with what each attack read, and a few answers; nothing where text is private."""
-    data = bench.experiment.data
-    if data.source != EMBEDDED and not data.show_text:
+    if not _may_be_shown(bench):
         return []
     decode = bench.llm.tokenizer.decode
-    seen = {name: first for name, first in guesses.items() if name != "prior"}  # it reads nothing
+    seen = {
+        name: guesses[0].candidates[..., 0] for name, guesses in found.guesses.items() if name != "prior"
+    }  # the prior reads nothing
     secrets = bench.attacked.prefix[:EXAMPLES]
     read = [
         {

@@ -17,7 +17,10 @@ import numpy as np
 from audit.provenance import Provenance, collect_provenance
 from defenses.errors import UserError
 
-SCHEMA = 1
+SCHEMA = 2
+
+ADDED = ("documents", "readings", "remarks")
+"""Parts that schema 2 added; a record of schema 1 is read without them."""
 
 Scalar = str | int | float | bool | None
 
@@ -86,6 +89,12 @@ class RunRecord:
         created: UTC, ISO 8601.
         command: The command that made it, without secrets.
         examples: A few prompts with what an attack recovered and what the model answered.
+        documents: What each document gave to a figure of a row, so that two runs can be compared on the same ones:
+            {"row", "figure", "ids", "sums", "counts"}, the lists of one length; the figure is sums over counts, or the
+            exponential of that where it is a perplexity.
+        readings: Prompts as an adversary reads them, token by token: {"row", "place", "attack", "tokens"}; only of
+            public text, unless a user asked for their own.
+        remarks: What a reader must know of the record itself: that its run was broken off, that parts are missing.
         nonfinite: Path -> "nan", "inf" or "-inf" for each number that is null for that reason.
         schema: Version of this layout.
 
@@ -106,12 +115,15 @@ class RunRecord:
     created: str
     command: str
     examples: Sequence[Mapping[str, Any]] = ()
+    documents: Sequence[Mapping[str, Any]] = ()
+    readings: Sequence[Mapping[str, Any]] = ()
+    remarks: Sequence[str] = ()
     nonfinite: Mapping[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
         flags = dict(self.nonfinite)
-        for key in ("config", "seed", "dirty", "versions", "data", "environment", "rows", "examples"):
+        for key in ("config", "seed", "dirty", "versions", "data", "environment", "rows", "examples", *ADDED):
             object.__setattr__(self, key, _plain(getattr(self, key), key, flags))
         object.__setattr__(self, "figures", _clean_figures(self.figures, flags))
         object.__setattr__(self, "nonfinite", flags)
@@ -138,6 +150,8 @@ class RunRecord:
         if parts["schema"] > SCHEMA:
             newer = f"was written with schema {parts['schema']}, this version reads up to {SCHEMA}"
             raise UserError(f"{source}: {newer}; upgrade delaudit")
+        if parts["schema"] == 1 and not set(ADDED) & parts.keys():
+            parts |= {"schema": SCHEMA} | {name: [] for name in ADDED}
         known = {part.name for part in fields(cls)}
         if odd := sorted(known ^ parts.keys()):
             raise UserError(f"{source}: unknown or missing parts: {', '.join(odd)}")
@@ -185,12 +199,23 @@ def new_record(
     data: Sequence[Mapping[str, Any]] = (),
     figures: Sequence[Figure] = (),
     examples: Sequence[Mapping[str, Any]] = (),
+    documents: Sequence[Mapping[str, Any]] = (),
+    readings: Sequence[Mapping[str, Any]] = (),
     provenance: Provenance | None = None,
 ) -> RunRecord:
     """A record of this process's run: `collect_provenance` fills in what the process itself can tell."""
     origin = collect_provenance() if provenance is None else provenance
     return RunRecord(
-        kind=kind, config=config, seed=seed, data=data, figures=figures, rows=rows, examples=examples, **asdict(origin)
+        kind=kind,
+        config=config,
+        seed=seed,
+        data=data,
+        figures=figures,
+        rows=rows,
+        examples=examples,
+        documents=documents,
+        readings=readings,
+        **asdict(origin),
     )
 
 
@@ -199,12 +224,13 @@ def _check_types(record: RunRecord) -> None:
         "kind": (str,), "config": (dict,), "seed": (int,), "commit": (str, type(None)),
         "dirty": (bool, type(None)), "versions": (dict,), "data": (list,), "environment": (dict,),
         "rows": (list,), "created": (str,), "command": (str,), "examples": (list,), "schema": (int,),
+        **dict.fromkeys(ADDED, (list,)),
     }  # fmt: skip
     for name, kinds in shapes.items():
         value = getattr(record, name)
         wanted = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
         _demand(type(value) in kinds, f"{name} must be {wanted}, not {type(value).__name__}")
-    for name in ("data", "rows", "examples"):
+    for name in ("data", "rows", "examples", "documents", "readings"):
         _demand(all(isinstance(item, dict) for item in getattr(record, name)), f"{name} must be a list of mappings")
 
 
@@ -221,6 +247,17 @@ def _check_contents(record: RunRecord) -> None:
     for index, row in enumerate(record.rows):
         for key, value in row.items():
             _demand(not isinstance(value, dict | list), f"rows[{index}].{key} must be a scalar: rows are flat")
+    _demand(all(isinstance(remark, str) for remark in record.remarks), "remarks must be texts")
+    for part in ("documents", "readings"):
+        for index, item in enumerate(getattr(record, part)):
+            row = item.get("row")
+            found = type(row) is int and 0 <= row < len(record.rows)
+            _demand(found, f"{part}[{index}] belongs to row {row}, and there are {len(record.rows)} rows")
+    for index, item in enumerate(record.documents):
+        lengths = {len(item[key]) if isinstance(item.get(key), list) else -1 for key in ("ids", "sums", "counts")}
+        _demand(
+            len(lengths) == 1 and -1 not in lengths, f"documents[{index}]: needs ids, sums and counts of one length"
+        )
     allowed = {"nan", *_NON_FINITE.values()}
     _demand(set(record.nonfinite.values()) <= allowed, f"nonfinite may only say {', '.join(sorted(allowed))}")
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from audit.config import Condition
 from audit.intervals import Interval
@@ -32,8 +33,8 @@ from defenses.randomness import seeded_rng
 
 Row = dict[str, Any]
 _TIMED = 16  # prompts whose protection is timed
-ByDocument = dict[str, list[list[float]]]
-"""Figure -> the sums and the counts of every document, whose ratio it is, or of which it is the exponential."""
+ByDocument = dict[str, dict[str, list[float]]]
+"""Figure -> "ids", "sums" and "counts" of every document; it is sums over counts, or the exponential of that."""
 
 FEWEST = 5 * PER_BUCKET
 """Generations below which MAUVE would have fewer than five buckets, and is left out."""
@@ -66,6 +67,11 @@ def utility(
     found |= _perplexities(bench, many, restored, vectors, {} if by_document is None else by_document)
     generated, texts = _generation(bench, defense, restored, vectors)
     return found | generated, texts
+
+
+def document_sums(ids: ArrayLike, sums: ArrayLike, counts: ArrayLike) -> dict[str, list[float]]:
+    """What every document gave to a figure, all of shape (C,), as a record keeps it."""
+    return {name: np.asarray(one).tolist() for name, one in (("ids", ids), ("sums", sums), ("counts", counts))}
 
 
 def _client_seconds(defense: Defense[Any], tokens: Tokens) -> float:
@@ -104,7 +110,8 @@ def _perplexities(
             found |= perplexity_ratio("prompt_gain_on_clean", on_clean, bench.clean, bench.pairs, seed)
     found |= perplexity_ratio("perplexity_over_clean", used, clean, many, seed)
     for name, values in (("perplexity_over_clean", used.nll), ("agreement_top1", used.top1 == clean.top1)):
-        by_document[name] = [column.tolist() for column in per_cluster(values.astype(np.float64), many.clusters)]
+        sums, counts = per_cluster(values.astype(np.float64), many.clusters)
+        by_document[name] = document_sums(np.unique(many.clusters), sums, counts)
     return found | agreement("agreement_top1", used, clean, many, seed)
 
 

@@ -177,7 +177,10 @@ def test_differences_follow_the_figure_and_its_direction() -> None:
     counts = np.full(24, 10.0)
     base = rng.uniform(20, 30, 24)
     sums = {"a": base, "b": base + rng.uniform(2, 4, 24), "c": base + rng.normal(0, 0.01, 24)}
-    found = {name: {"perplexity_over_clean": [list(one), list(counts)]} for name, one in sums.items()}
+    found = {
+        name: {"perplexity_over_clean": {"ids": [], "sums": list(one), "counts": list(counts)}}
+        for name, one in sums.items()
+    }
     notes = {(note["first"], note["second"]): note for note in differences(found, "perplexity_over_clean", 0)}
     assert set(notes) == set(itertools.combinations("abc", 2))
     ab = notes["a", "b"]

@@ -1,6 +1,7 @@
 """The main job end to end on a tiny model: rows, controls, resume, MLflow, report; and its bad input."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,39 @@ def test_every_estimate_has_its_interval(outcome: tuple[RunRecord, Path]) -> Non
     for row in outcome[0].rows:
         for key in ("perplexity", "agreement_top1", "coherence", "asr_top1_cosine"):
             assert row[f"{key}_low"] <= row[key] <= row[f"{key}_high"], (row["defence"], key)
+
+
+def test_documents_add_up_to_the_figures(outcome: tuple[RunRecord, Path]) -> None:
+    """If this failed, two runs would be compared on other numbers than those that they report."""
+    record = outcome[0]
+    assert {one["row"] for one in record.documents} == set(range(len(record.rows)))
+    for one in record.documents:
+        row, mean = record.rows[one["row"]], sum(one["sums"]) / sum(one["counts"])
+        if one["figure"] == "perplexity_over_clean":
+            assert math.exp(mean) == pytest.approx(row["perplexity"])
+        else:
+            assert mean == pytest.approx(row[one["figure"]])
+        assert len(set(one["ids"])) == len(one["ids"]) > 1
+    assert {"agreement_top1", "asr_strongest", "asr_top1_cosine"} <= {one["figure"] for one in record.documents}
+
+
+def test_prompts_are_shown_as_they_are_read(outcome: tuple[RunRecord, Path]) -> None:
+    """If this failed, the page would mark other tokens as read than those that were."""
+    record = outcome[0]
+    for number, row in enumerate(record.rows):
+        shares = {one["place"]: one["share"] for one in record.readings if one["row"] == number}
+        assert shares["most"] >= shares["median"] >= shares["least"]
+        assert shares["most"] >= row["asr_strongest"] >= 0
+    clean = next(one for one in record.readings if one["row"] == 0)
+    assert clean["secret"] == clean["guess"]
+
+
+def test_a_prompt_costs_more_than_a_token(outcome: tuple[RunRecord, Path]) -> None:
+    """If this failed, the guarantee of a whole prompt would be that of one of its tokens, or of all added up."""
+    for row in outcome[0].rows[2:]:
+        assert row["prompt_tokens"] == 12
+        assert row["prompt_is_exact"] is True
+        assert row["epsilon_exact_token"] < row["epsilon_exact_prompt"] <= 12 * row["epsilon_pure_token"]
 
 
 def test_bytes_are_counted_on_the_socket(outcome: tuple[RunRecord, Path]) -> None:

@@ -108,6 +108,10 @@ def test_numpy_paths_and_tuples_become_plain_copies() -> None:
         ({"nonfinite": {"a": "huge"}}, "nonfinite may only say -inf, inf, nan"),
         ({"figures": [{"name": "x"}]}, "missing"),
         ({"kind": ""}, "kind must not be empty"),
+        ({"remarks": [1]}, "remarks must be texts"),
+        ({"readings": [{"row": 99}]}, r"readings\[0\] belongs to row 99"),
+        ({"documents": [{"figure": "x"}]}, r"documents\[0\] belongs to row None"),
+        ({"documents": [{"row": 0, "ids": [1], "sums": [1.0, 2.0], "counts": [1]}]}, "of one length"),
     ],
 )
 def test_invalid_records_are_refused_in_one_line(changes: dict[str, Any], message: str) -> None:
@@ -116,6 +120,16 @@ def test_invalid_records_are_refused_in_one_line(changes: dict[str, Any], messag
         RunRecord.from_json(broken(**changes), "run.json")
     assert str(caught.value).startswith("run.json: ")
     assert "\n" not in str(caught.value)
+
+
+def test_a_record_of_the_first_schema_is_read() -> None:
+    """If this failed, records of earlier versions would be lost."""
+    parts = json.loads(broken(schema=1))
+    for name in ("documents", "readings", "remarks"):
+        del parts[name]
+    found = RunRecord.from_json(json.dumps(parts), "old.json")
+    assert (found.schema, list(found.documents), list(found.remarks)) == (SCHEMA, [], [])
+    assert RunRecord.from_json(found.to_json()) == found
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "null", '{"schema": 1, "seed": NaN}'])
