@@ -28,8 +28,9 @@ KINDS = frozenset({"audit", "check"})
 _SHARES = ("delta", "ceiling", "p_value", "alpha", "confidence", "power_target")
 _NOT_NEGATIVE = ("epsilon_claimed", "epsilon_lower", "samples", "detectable_violation", "seconds")
 _POINTS = ("fpr", "tpr", "tpr_low", "tpr_high", "claimed_power")
-_FURTHER = ("fpr_low", "fpr_high", "exact_power")
+_FURTHER = ("fpr_low", "fpr_high")
 _CURVE = ("curve_fpr", "curve_power")
+_OWN = ("curve_exact", "curve_sandwich_low", "curve_sandwich_high")
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,9 @@ class Tradeoff:
         high: Upper end.
         claimed: 1 - f(fpr), the greatest power that the claim allows there.
         fpr_ends: Both ends of the false-positive rates' intervals; None where the rates are known, not estimated.
-        exact: The mechanism's own greatest power at fpr; None where no accountant knows it.
         curve: (levels, 1 - f(levels)) in order, on a finer grid where the record has one; else (fpr, claimed).
+        exact: The mechanism's own greatest power at those levels; None where no accountant knows it.
+        sandwich: Both ends of the paper's Theorem 4.2 at those levels, as powers; None for another mechanism.
         kappa: Success rate of the best blind guess, at which the claim's ceiling stands; None where not given.
     """
 
@@ -54,9 +56,10 @@ class Tradeoff:
     high: tuple[float, ...]
     claimed: tuple[float, ...]
     fpr_ends: tuple[tuple[float, ...], tuple[float, ...]] | None
-    exact: tuple[float, ...] | None
     curve: tuple[tuple[float, ...], tuple[float, ...]]
-    kappa: float | None
+    exact: tuple[float, ...] | None = None
+    sandwich: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    kappa: float | None = None
 
     @property
     def above(self) -> tuple[bool, ...]:
@@ -70,8 +73,8 @@ class Tradeoff:
         return self.curve[1][place] if place < len(self.curve[0]) else 1.0
 
     def columns(self) -> dict[str, list[float]]:
-        """The points by their names in the record; those of `fpr_ends` and `exact` only where they are known."""
-        lists = [self.fpr, self.tpr, self.low, self.high, self.claimed, *(self.fpr_ends or (None, None)), self.exact]
+        """The points by their names in the record; those of `fpr_ends` only where they are known."""
+        lists = [self.fpr, self.tpr, self.low, self.high, self.claimed, *(self.fpr_ends or (None, None))]
         named = zip((*_POINTS, *_FURTHER), lists, strict=True)
         return {key: list(values) for key, values in named if values is not None}
 
@@ -114,9 +117,9 @@ def audit_record(
 
     Args:
         results: One for each claim, in the order in which they are to be reported; each may have `points`, a mapping
-            of the lists `fpr`, `tpr`, `tpr_low`, `tpr_high`, `claimed_power` and perhaps `exact_power`, `fpr_low` and
-            `fpr_high`, all of one length N; perhaps `curve_fpr` and `curve_power`, both of one length; and `kappa`;
-            and a `witness`.
+            of the lists `fpr`, `tpr`, `tpr_low`, `tpr_high`, `claimed_power` and perhaps `fpr_low` and `fpr_high`, all
+            of one length N; perhaps `curve_fpr` and `curve_power`, both of one length, with `curve_exact` and the
+            ends of the paper's theorem, `curve_sandwich_low` and `curve_sandwich_high`; and `kappa`; and a `witness`.
         config: The resolved configuration.
         seed: The audit's seed.
         kind: "audit" or "check".
@@ -203,7 +206,7 @@ def _example(row: Mapping[str, Any], points: Mapping[str, Any] | None, witness: 
         example["witness"] = dataclasses.asdict(witness)
     if not points:
         return example
-    for keys in ((*_POINTS, *_FURTHER), _CURVE):
+    for keys in ((*_POINTS, *_FURTHER), (*_CURVE, *_OWN)):
         lengths = {len(points[key]) for key in keys if points.get(key) is not None}
         _demand(len(lengths) <= 1, f"{row['claim']}: the points {', '.join(keys)} are not of one length")
     return {**points, **example}
@@ -217,13 +220,17 @@ def _tradeoff(example: Mapping[str, Any]) -> Tradeoff | None:
     found = dict(zip((*_POINTS, *known), columns, strict=True))
     fpr, claimed = found["fpr"], found["claimed_power"]
     curve = _rows(example, _CURVE)
+    own = {key: _rows(example, (_CURVE[0], key)) for key in _OWN}
+    exact, low, high = (
+        tuple(power for _, power in own[key]) if len(own[key]) == len(curve) > 0 else None for key in _OWN
+    )
     kappa = example.get("kappa")
     if isinstance(kappa, list):
         kappa = kappa[0] if kappa else None
     return Tradeoff(
         fpr, found["tpr"], found["tpr_low"], found["tpr_high"], claimed,
         fpr_ends=(found["fpr_low"], found["fpr_high"]) if {"fpr_low", "fpr_high"} <= found.keys() else None,
-        exact=found.get("exact_power"),
+        exact=exact, sandwich=None if low is None or high is None else (low, high),
         curve=(tuple(level for level, _ in curve), tuple(most for _, most in curve)) if curve else (fpr, claimed),
         kappa=float(kappa) if isinstance(kappa, int | float) else None,
     )  # fmt: skip

@@ -17,6 +17,7 @@ from audit.gather import gather
 from audit.guarantees import guarantee_of
 from audit.ledger import Ledger, new_ledger, open_ledger
 from audit.over_runs import accumulate
+from audit.own_curve import own_curves, own_epsilons
 from audit.probes.base import ProbeResult
 from audit.provenance import code_digest
 from audit.spending import Accumulated, holm, run_share
@@ -178,6 +179,9 @@ def audit_claim(
         parameters={key: value for key, value in spec.parameters.items() if isinstance(value, int | float)},
         behind=None if spec.through == "attack" else _behind(target, probe),
     )
+    own = own_epsilons(target.defense, spec.tokens, result.delta)
+    curves = own_curves(target.defense, spec, result.points["curve_fpr"])
+    result = replace(result, points={**result.points, **curves}, **own)
     return replace(result, seconds=time.perf_counter() - started), claim, probe
 
 

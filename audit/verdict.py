@@ -71,6 +71,10 @@ class AuditResult:
         source: The claim's own.
         violation_of: What detectable_violation is a factor of.
         parameters: The defence's.
+        epsilon_exact_token: Of one token by the defence's own accountant, at delta; None where it has none.
+        epsilon_exact_prompt: The same of a prompt.
+        prompt_tokens: Tokens of that prompt.
+        prompt_is_exact: Whether its epsilon is exact; else an upper bound.
         witness: Two inputs and an event with its counts; None for canaries, and where nobody said what was sent.
     """
 
@@ -104,6 +108,10 @@ class AuditResult:
     source: str = ""
     violation_of: str = ""
     parameters: Mapping[str, float] = field(default_factory=dict)
+    epsilon_exact_token: float | None = None
+    epsilon_exact_prompt: float | None = None
+    prompt_tokens: int | None = None
+    prompt_is_exact: bool | None = None
     witness: Witness | None = None
 
     def __post_init__(self) -> None:

@@ -136,8 +136,11 @@ def _panel(axes: Axes, points: Tradeoff, ceiling: float | None) -> None:
     levels, most = np.array(points.curve[0]), np.array(points.curve[1])
     axes.fill_between(levels, most, 1.0, color=PURPLE, alpha=0.12, linewidth=0, label="not allowed by the claim")
     axes.plot(levels, most, color="black", linewidth=1.6, label="greatest power that the claim allows")
+    if points.sandwich is not None:
+        axes.fill_between(levels, *points.sandwich, color=COLOURS[4], alpha=0.3, linewidth=0,
+                          label="the paper's Theorem 4.2, from end to end")  # fmt: skip
     if points.exact is not None:
-        axes.plot(points.fpr, points.exact, color=GREEN, linestyle="--", linewidth=1.5,
+        axes.plot(levels, points.exact, color=GREEN, linestyle="--", linewidth=1.5,
                   label="the mechanism's own greatest power (exact)")  # fmt: skip
     guess = np.geomspace(1e-9, 1.0, 200)
     axes.plot(guess, guess, color="0.35", linestyle=":", linewidth=1.2, label="guessing")

@@ -142,13 +142,16 @@ def test_the_record_counts_verdicts_and_adds_up_levels() -> None:
 
 def test_points_come_back_from_the_disk() -> None:
     """Each list under its name, in the order of the false-positive rate, beside the row that it belongs to."""
-    shuffled = {key: np.array(values)[[2, 0, 1]] for key, values in measured(exact_power=(0.3, 0.45, 0.75)).items()}
-    found = read({**shuffled, "kappa": [0.03], "curve_fpr": [0.0, 1.0], "curve_power": [0.1, 1.0]})
+    shuffled = {key: np.array(values)[[2, 0, 1]] for key, values in measured().items()}
+    grid = {"curve_fpr": [0.0, 1.0], "curve_power": [0.1, 1.0], "curve_exact": [0.08, 1.0],
+            "curve_sandwich_low": [0.0, 0.9], "curve_sandwich_high": [0.2, 1.0]}  # fmt: skip
+    found = read({**shuffled, **grid, "kappa": [0.03]})
     assert found is not None
     assert (found.fpr, found.tpr, found.claimed) == (FPR, (0.2, 0.4, 0.7), (0.35, 0.5, 0.8))
-    assert (found.exact, found.kappa, found.fpr_ends) == ((0.3, 0.45, 0.75), 0.03, None)
+    assert (found.exact, found.kappa, found.fpr_ends) == ((0.08, 1.0), 0.03, None)
+    assert found.sandwich == ((0.0, 0.9), (0.2, 1.0))
     assert found.curve == ((0.0, 1.0), (0.1, 1.0))
-    assert found.columns() == {key: list(v) for key, v in measured(exact_power=(0.3, 0.45, 0.75)).items()}
+    assert found.columns() == {key: list(v) for key, v in measured().items()}
 
 
 def test_without_a_grid_the_curve_is_the_points() -> None:
@@ -156,7 +159,7 @@ def test_without_a_grid_the_curve_is_the_points() -> None:
     found = read(measured())
     assert found is not None
     assert found.curve == (FPR, (0.35, 0.5, 0.8))
-    assert (found.exact, found.kappa) == (None, None)
+    assert (found.exact, found.sandwich, found.kappa) == (None, None, None)
     assert found.columns().keys() == measured().keys()
 
 
@@ -171,10 +174,12 @@ def test_what_cannot_be_drawn_is_no_tradeoff(points: Mapping[str, Any] | None) -
 
 
 def test_an_incomplete_point_is_left_out() -> None:
-    """The point whose power was not a number is dropped; the others keep their own exact powers."""
-    found = read(measured(tpr=(0.2, math.nan, 0.7), exact_power=(0.3, 0.45, 0.75)))
+    """The point whose power was not a number is dropped; so is an exact curve that has a hole."""
+    holed = {"curve_fpr": [0.0, 1.0], "curve_power": [0.1, 1.0], "curve_exact": [0.08, math.nan]}
+    found = read(measured(tpr=(0.2, math.nan, 0.7)) | holed)
     assert found is not None
-    assert (found.fpr, found.exact) == ((0.1, 0.5), (0.3, 0.75))
+    assert (found.fpr, found.tpr) == ((0.1, 0.5), (0.2, 0.7))
+    assert (found.curve, found.exact) == (((0.0, 1.0), (0.1, 1.0)), None)
 
 
 def test_points_are_matched_to_their_claims() -> None:
@@ -209,7 +214,11 @@ def test_records_before_there_were_witnesses_are_read() -> None:
 
 def test_lists_of_unequal_length_are_a_programming_error() -> None:
     """A record with half a picture is not written."""
-    for points in (measured(tpr=[0.1]), measured(exact_power=[0.1]), measured(curve_fpr=[0.1], curve_power=[])):
+    for points in (
+        measured(tpr=[0.1]),
+        measured(curve_fpr=[0.1], curve_power=[0.2], curve_exact=[]),
+        measured(curve_fpr=[0.1], curve_power=[]),
+    ):
         with pytest.raises(ValueError, match="not of one length"):
             audit_record([Result(points=points)], {}, 0)
 

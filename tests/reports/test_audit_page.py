@@ -52,7 +52,8 @@ def measured(mu: float, claimed: float, rng: np.random.Generator) -> dict[str, A
     return {
         "fpr": fpr, "tpr": [count / 2000 for count in hits], "tpr_low": [end.low for end in ends],
         "tpr_high": [end.high for end in ends], "claimed_power": ndtr(ndtri(fpr) + claimed), "kappa": 0.031,
-        "curve_fpr": grid, "curve_power": ndtr(ndtri(grid) + claimed), "exact_power": ndtr(ndtri(fpr) + 0.98 * mu),
+        "curve_fpr": grid, "curve_power": ndtr(ndtri(grid) + claimed), "curve_exact": ndtr(ndtri(grid) + 0.98 * mu),
+        "curve_sandwich_low": ndtr(ndtri(grid) + 0.9 * mu), "curve_sandwich_high": ndtr(ndtri(grid) + 1.1 * mu),
     }  # fmt: skip
 
 
@@ -275,7 +276,7 @@ def test_many_points_are_thinned_with_both_ends(record: RunRecord) -> None:
     many = np.linspace(0.001, 0.999, 1000)
     wide = dataclasses.replace(
         points, fpr=tuple(many), tpr=tuple(many), low=tuple(many / 2), high=tuple((1 + many) / 2),
-        claimed=tuple(ndtr(ndtri(many) + 1)), fpr_ends=(tuple(many / 2), tuple(np.sqrt(many))), exact=None,
+        claimed=tuple(ndtr(ndtri(many) + 1)), fpr_ends=(tuple(many / 2), tuple(np.sqrt(many))),
     )  # fmt: skip
     axes = Picture().add_subplot()
     audit_figures._panel(axes, wide, None)
