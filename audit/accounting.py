@@ -14,10 +14,13 @@ from scipy.special import log_ndtr, ndtr, ndtri_exp
 from defenses.privacy.binomial import StochasticQuantizationProfile
 from defenses.privacy.gaussian import GaussianProfile
 from defenses.privacy.noise import a_over_c_for_mu, mu_for_a_over_c
+from defenses.privacy.profile import PrivacyProfile
 from defenses.privacy.theorem import SandwichProfile
 
 VACUOUS_ABOVE = 0.5
 """A guarantee that lets the adversary be right more often than this is called vacuous."""
+BLIND = 0.05
+"""How often the best blind guess is taken to be right, where nothing better is known."""
 
 _NOISE_FLOOR = 1e-12  # differences of two deltas below this are rounding
 
@@ -101,7 +104,7 @@ def account(
     *,
     a_over_c: float | None = None,
     mu: float | None = None,
-    kappa: float = 0.05,
+    kappa: float = BLIND,
     sends: int = 1,
 ) -> AccountReport:
     """Accounts for `tokens` tokens of d coordinates at n bits each, at a given A/c or nominal mu per token.
@@ -196,6 +199,17 @@ def _gaussian_deltas(mu: float, epsilons: NDArray[np.float64]) -> NDArray[np.flo
     """GaussianProfile(mu).delta elementwise, good to an absolute 1e-9 or so: only used to find a maximum."""
     u = epsilons / mu - 0.5 * mu
     return ndtr(-u) - np.exp(epsilons + log_ndtr(-u - mu))
+
+
+def vacuity(profile: PrivacyProfile, kappa: float = BLIND) -> dict[str, bool | str]:
+    """Whether a profile lets an adversary be right more often than VACUOUS_ABOVE, and what that means, as columns.
+
+    Args:
+        profile: Of what is promised.
+        kappa: How often the best blind guess is right.
+    """
+    ceiling = 1 - profile.tradeoff(kappa)
+    return {"vacuous": ceiling > VACUOUS_ABOVE, "vacuous_reason": _vacuous_reason(kappa, ceiling)}
 
 
 def _vacuous_reason(kappa: float, ceiling: float) -> str:

@@ -44,10 +44,12 @@ def metrics(row: Row) -> dict[str, float]:
 def condition(row: Row) -> str:
     """A short name for a row: the claim that an audit tested, else "del d128-plain n=4 mu=60".
 
-    Controls with a soft prompt say so.
+    Controls with a soft prompt say so. Contenders have names of their own.
     """
     if row.get("verdict") is not None and row.get("claim"):
         return str(row["claim"])
+    if row.get("contender") is not None:
+        return f"{row['contender']} at {row['mode']} {_text(row.get('level'))}"
     parts = [str(row[key]) for key in ("defence", "projection") if row.get(key)] or ["run"]
     parts += [f"{key}={row[key]:g}" for key in ("n", "mu") if is_number(row.get(key))]
     if row.get("mu") is None and is_number(row.get("a_over_c")):
@@ -56,14 +58,15 @@ def condition(row: Row) -> str:
         parts.append(str(row["settings"]))
     if row.get("prompt_name") and not is_number(row.get("epsilon_exact_token")):
         parts.append("with a soft prompt")
-    if row.get("contender") is not None:
-        parts.append(f"at {row['mode']} {_text(row.get('level'))}")
     return " ".join(parts)
 
 
 def other_settings(parameters: Mapping[str, Any]) -> str | None:
-    """Parameters that stand in a row's name as they were given: "epsilon=5 on=embedding"; None where there are none."""
-    others = [f"{key}={value}" for key, value in parameters.items() if key not in NAMED]
+    """Parameters that stand in a row's name: "epsilon=5 on=embedding", numbers to six digits; None without any."""
+    others = [
+        f"{key}={value:.6g}" if isinstance(value, float) else f"{key}={value}"
+        for key, value in parameters.items() if key not in NAMED
+    ]  # fmt: skip
     return " ".join(others) or None
 
 

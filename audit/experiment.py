@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from audit.accounting import account
+from audit.accounting import account, vacuity
 from audit.adversaries import token_adversaries
 from audit.config import EMBEDDED, Condition, Experiment
 from audit.curves import other_settings
 from audit.inversion import Inversion, ceilings, figures, invert
-from audit.provenance import code_digest
+from audit.own_curve import own_epsilons
+from audit.provenance import code_digest, collect_provenance
 from audit.reading import readings
 from audit.records import RunRecord, new_record
 from audit.utility import ByDocument, document_sums, utility
@@ -79,11 +80,14 @@ def run_experiment(experiment: Experiment, out: Path, *, kind: str = "experiment
     for condition in conditions:
         bench.check(condition)
     facts = [dict(fact) for fact in (*bench.corpus.facts, *bench.auxiliary.facts)]
+    attacks_only = kind == ATTACKS
+    keys = [condition_key(bench, condition, attacks_only) for condition in conditions]
+    _note_start(out, kind, experiment, facts, keys)
     results: list[Measured] = []
     with tqdm(total=len(conditions), unit="condition", desc=experiment.name, leave=False) as bar:
-        for condition in conditions:
+        for condition, key in zip(conditions, keys, strict=True):
             bar.set_postfix_str(condition.label)
-            results.append(measure(out, bench, condition, attacks_only=kind == ATTACKS))
+            results.append(measure(out, bench, condition, attacks_only=attacks_only, key=key))
             bar.update()
     return new_record(
         kind,
@@ -97,9 +101,26 @@ def run_experiment(experiment: Experiment, out: Path, *, kind: str = "experiment
     )
 
 
-def measure(out: Path, bench: Workbench, condition: Condition, *, attacks_only: bool = False) -> Measured:
-    """The result of one condition, from the output folder where it is already there."""
-    place = out / "conditions" / f"{condition_key(bench, condition, attacks_only)}.json"
+def _note_start(out: Path, kind: str, experiment: Experiment, facts: list[dict[str, Any]], keys: list[str]) -> None:
+    """Say what the run will do, so that one that is broken off can be read (audit.runs)."""
+    plan = {"kind": kind, "config": asdict(experiment), "seed": experiment.seed, "data": facts,
+            "provenance": asdict(collect_provenance()), "conditions": keys}  # fmt: skip
+    write_text(out / "started.json", json.dumps(plan, default=str))
+
+
+def measure(
+    out: Path, bench: Workbench, condition: Condition, *, attacks_only: bool = False, key: str | None = None
+) -> Measured:
+    """The result of one condition, from the output folder where it is already there.
+
+    Args:
+        out: Output folder.
+        bench: What it is measured on.
+        condition: Which one.
+        attacks_only: Without utility, and all that attacks read.
+        key: Its `condition_key`, where it is known.
+    """
+    place = out / "conditions" / f"{key or condition_key(bench, condition, attacks_only)}.json"
     if place.exists():
         try:
             return Measured(**json.loads(place.read_text(encoding="utf-8")))
@@ -164,8 +185,7 @@ def _accounting(defense: Defense[Any], delta: float, tokens: int) -> Row:
     if "distance" in claim.unit:
         return found | {"epsilon_per_unit_distance": claim.parameters["epsilon"]}  # its profile is at distance 1
     found["epsilon_exact_token"] = profile.epsilon(delta)
-    whole = profile.compose(tokens) if "token" in claim.unit and tokens > 1 else profile
-    found |= {"prompt_tokens": tokens, "epsilon_exact_prompt": whole.epsilon(delta), "prompt_is_exact": whole.exact}
+    found |= own_epsilons(defense, tokens, delta) | vacuity(profile)
     if isinstance(defense, Del):
         quantizer = defense.quantizer
         report = account(quantizer.n, quantizer.d, 1, delta, a_over_c=quantizer.a_over_c)
@@ -177,8 +197,6 @@ def _accounting(defense: Defense[Any], delta: float, tokens: int) -> Row:
             "epsilon_gdp_token": report.epsilon_gdp,
             "epsilon_pure_token": report.epsilon_pure,
             "gamma": report.gamma,
-            "vacuous": report.vacuous,
-            "vacuous_reason": report.vacuous_reason,
         }
     return found
 

@@ -112,7 +112,7 @@ def measure_wire(
     """Send prompts one by one through client, socket and service.
 
     Returns:
-        Columns of a row: message and socket bytes per token up and down, and seconds per token.
+        Columns of a row: message and socket bytes per token up and down, seconds per token, and what the client keeps.
     """
     token = secrets.token_urlsafe(16)
     tokenizer = load_tokenizer(ClientBundle(table=engine.table, tokenizer_json=engine.tokenizer_json))
@@ -134,5 +134,6 @@ def measure_wire(
         "socket_bytes_up_per_token": relay.up / up,
         "socket_bytes_down_per_token": relay.down / down,
         "client_ms_per_token": 1e3 * float(np.sum([one.encode_seconds for one in traffic])) / up,
+        "client_table_bytes": float(engine.table.codes.nbytes),
         "server_s_per_token": float(np.sum([one.seconds - one.encode_seconds for one in traffic])) / down,
     }
