@@ -96,9 +96,9 @@ def unavailable_table(rows: Sequence[Row]) -> str:
 
 
 def attacks_section(rows: Sequence[Row]) -> list[str]:
-    """The attacks of an experiment: success, what it rests on, who could not run, who knew what."""
+    """The attacks of an experiment: success, what it rests on, who could not run."""
     missing = unavailable_table(rows)
-    return [success_table(rows), basis(rows), "", *([missing] if missing else []), knowledge_table(rows)]
+    return [success_table(rows), basis(rows), "", *([missing] if missing else [])]
 
 
 def examples(record: RunRecord) -> str:

@@ -5,6 +5,7 @@ and never as formulae.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from audit.audit_record import Tradeoff, tradeoffs, witnesses
 from audit.records import RunRecord
 from audit.witness import Witness
 from reports.drawing import write_picture
-from reports.figures import COLOURS, Drawn
+from reports.figures import COLOURS, MARKERS, Drawn
 from reports.rows import Row, percentage, quantity, rows_of
 
 BLUE, VERMILION, GREEN, PURPLE = COLOURS[:4]
@@ -30,6 +31,23 @@ _NAME_WIDTH = 60
 _LEAST = 1e-6  # the smallest rate that a logarithmic axis shows
 
 
+@dataclass(frozen=True)
+class Point:
+    """An attack in a trade-off picture.
+
+    Attributes:
+        name: The attack's.
+        level: How often a blind guess is right.
+        power: How often the attack is.
+        ends: Of the latter's interval; None where it has none.
+    """
+
+    name: str
+    level: float
+    power: float
+    ends: tuple[float, float] | None
+
+
 def draw_claims(record: RunRecord, folder: Path, prefix: str) -> list[Drawn | None]:
     """Draw the trade-off picture of each row of an audit's record; None where it has no measured points."""
     drawn: list[Drawn | None] = []
@@ -38,22 +56,57 @@ def draw_claims(record: RunRecord, folder: Path, prefix: str) -> list[Drawn | No
         if points is None:
             drawn.append(None)
             continue
-        picture = _picture(width=9.6, height=4.9)
-        left, right = picture.subplots(1, 2)
         title = f"{number}. {plain(row.name)}: {row.values.get('verdict') or 'no verdict'}"
-        picture.suptitle(title, fontsize=11, parse_math=False)
-        for axes in (left, right):
-            _panel(axes, points, row.number("ceiling"))
-            if witness is not None and row.values.get("verdict") == "REFUTED":
-                _witness(axes, witness)
-        _whole(left)
-        _corner(right, points)
-        handles, labels = left.get_legend_handles_labels()
-        picture.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8.5, frameon=False)
         file = f"{prefix}claim-{number}.png"
-        _save(picture, folder / file)
+        shown = witness if row.values.get("verdict") == "REFUTED" else None
+        draw_tradeoff(folder / file, title, points, row.number("ceiling"), witness=shown)
         drawn.append(Drawn(file, title, _alt(row, points)))
     return drawn
+
+
+def draw_tradeoff(
+    path: Path,
+    title: str,
+    points: Tradeoff,
+    ceiling: float | None,
+    *,
+    witness: Witness | None = None,
+    attacks: Sequence[Point] = (),
+) -> None:
+    """Draw one trade-off twice, whole and with its corner of few false alarms, as PNG and SVG.
+
+    Args:
+        path: Of the PNG.
+        title: In plain ASCII.
+        points: Curves, and what was measured.
+        ceiling: The greatest success that is allowed at the blind guess `points.kappa`.
+        witness: Of a refutation.
+        attacks: To be shown as points.
+    """
+    picture = _picture(width=9.6, height=4.9)
+    left, right = picture.subplots(1, 2)
+    picture.suptitle(title, fontsize=11, parse_math=False)
+    for axes in (left, right):
+        _panel(axes, points, ceiling)
+        if witness is not None:
+            _witness(axes, witness)
+        for place, attack in enumerate(attacks):
+            _attack(axes, attack, place)
+    _whole(left)
+    _corner(right, points, attacks)
+    handles, labels = left.get_legend_handles_labels()
+    picture.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8.5, frameon=False)
+    _save(picture, path)
+
+
+def _attack(axes: Axes, attack: Point, place: int) -> None:
+    low, high = attack.ends or (attack.power, attack.power)
+    spread = np.clip([[attack.power - low], [high - attack.power]], 0.0, None)
+    axes.errorbar(
+        [max(attack.level, _LEAST)], [attack.power], yerr=spread, fmt=MARKERS[(place + 1) % len(MARKERS)],
+        color=COLOURS[(place + 1) % len(COLOURS)], markeredgecolor="black", markersize=7, capsize=3,
+        label=f"{plain(attack.name)}: {percentage(attack.power)} at a blind guess of {percentage(attack.level)}",
+    )  # fmt: skip
 
 
 def draw_overview(record: RunRecord, folder: Path, prefix: str) -> Drawn | None:
@@ -144,7 +197,7 @@ def _panel(axes: Axes, points: Tradeoff, ceiling: float | None) -> None:
                   label="the mechanism's own greatest power (exact)")  # fmt: skip
     guess = np.geomspace(1e-9, 1.0, 200)
     axes.plot(guess, guess, color="0.35", linestyle=":", linewidth=1.2, label="guessing")
-    above = np.array(points.above)
+    above = np.array(points.above, dtype=np.bool_)
     _measured(axes, points, ~above, (BLUE, "o"), "measured, interval reaches what is allowed")
     _measured(axes, points, above, (VERMILION, "s"), "measured, whole interval above what is allowed")
     if points.kappa is not None and ceiling is not None:
@@ -190,9 +243,10 @@ def _whole(axes: Axes) -> None:
     axes.set_title("the whole curve", fontsize=10)
 
 
-def _corner(axes: Axes, points: Tradeoff) -> None:
+def _corner(axes: Axes, points: Tradeoff, attacks: Sequence[Point]) -> None:
     """Logarithmic in the false-positive rate; in the power too, where that becomes small."""
-    least = max(_LEAST, min((rate for rate in points.fpr if rate > 0), default=0.1) / 10)
+    rates = (*points.fpr, *(one.level for one in attacks))
+    least = max(_LEAST, min((rate for rate in rates if rate > 0), default=0.1) / 10)
     axes.set(xscale="log", xlim=(least, 1.2), xlabel="false-positive rate, logarithmic")
     seen = [most for level, most in zip(*points.curve, strict=True) if level >= least]
     lowest = min((power for power in (*points.tpr, *seen) if power > 0), default=1.0)

@@ -11,7 +11,7 @@ from audit.audit_record import VERDICTS, witnesses
 from audit.curves import PARAMETER_PREFIX
 from audit.records import RunRecord
 from audit.witness import Witness, named
-from reports.audit_figures import draw_claims, draw_overview
+from reports.audit_figures import draw_overview
 from reports.figures import Drawn
 from reports.rows import NOT_MEASURED, Row, escape, percentage, quantity, rows_of, table
 
@@ -54,16 +54,15 @@ def audit_section(record: RunRecord, folder: Path, prefix: str) -> list[str]:
     """
     rows = rows_of(record)
     overview = draw_overview(record, folder, prefix)
-    pictures = draw_claims(record, folder, prefix)
     return [
         audit_opening(record, rows), "",
         "### Verdicts", "", _verdicts(rows), HOW_TO_READ, "",
         *([] if overview is None else [f"**{overview.title}**", "", _image(overview), "", OVERVIEW_NOTE, ""]),
-        "### Claim by claim", "", PICTURE_NOTE, "",
+        "### Claim by claim", "",
         *(
             line
-            for number, (row, picture, witness) in enumerate(zip(rows, pictures, witnesses(record), strict=True), 1)
-            for line in _claim(number, row, picture, witness)
+            for number, (row, witness) in enumerate(zip(rows, witnesses(record), strict=True), 1)
+            for line in _claim(number, row, witness)
         ),
     ]  # fmt: skip
 
@@ -140,7 +139,7 @@ def _spent(rows: Sequence[Row]) -> str:
 def _verdicts(rows: Sequence[Row]) -> str:
     body = [
         [
-            str(number), escape(row.name), row.words("claim_text"), _verdict(row), _remark(row), _at_least(row),
+            str(number), escape(row.name), row.words("claim_text"), verdict_of(row), remark_of(row), at_least(row),
             _claimed(row), _small(row, "p_value"), _small(row, "alpha"), _detectable(row), _evidence(row),
         ]
         for number, row in enumerate(rows, start=1)
@@ -152,12 +151,14 @@ def _verdicts(rows: Sequence[Row]) -> str:
     return table(header, body)
 
 
-def _verdict(row: Row) -> str:
+def verdict_of(row: Row) -> str:
+    """A verdict in a cell."""
     verdict = row.values.get("verdict")
     return f"**{verdict}**" if verdict in VERDICTS else row.words("verdict")
 
 
-def _remark(row: Row) -> str:
+def remark_of(row: Row) -> str:
+    """Whether a claim is vacuous, and what it allows."""
     if row.values.get("vacuous") is None:
         return NOT_MEASURED
     if not row.values["vacuous"]:
@@ -169,7 +170,8 @@ def _remark(row: Row) -> str:
     return f"**VACUOUS**: the claim allows {allowed}"
 
 
-def _at_least(row: Row) -> str:
+def at_least(row: Row) -> str:
+    """The lower bound with its confidence and what it assumes."""
     lower, confidence = row.number("epsilon_lower"), row.number("confidence")
     if lower is None:
         return NOT_MEASURED
@@ -209,13 +211,12 @@ def _evidence(row: Row) -> str:
     return f"{samples:,.0f} {unit}"
 
 
-def _claim(number: int, row: Row, picture: Drawn | None, witness: Witness | None) -> list[str]:
+def _claim(number: int, row: Row, witness: Witness | None) -> list[str]:
     reason = row.values.get("reason")
     return [
         f"#### {number}. {escape(row.name)}", "",
-        f"{_verdict(row)}: {f'reason {NOT_MEASURED}' if reason is None else escape(str(reason))}", "",
+        f"{verdict_of(row)}: {f'reason {NOT_MEASURED}' if reason is None else escape(str(reason))}", "",
         *(_witness(witness) if row.values.get("verdict") == "REFUTED" else []),
-        f"Picture: {NOT_MEASURED}, the record has no points of this audit." if picture is None else _image(picture), "",
         _assumptions(row),
     ]  # fmt: skip
 

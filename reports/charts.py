@@ -9,19 +9,22 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import altair as alt
 import vl_convert
 
-from audit.curves import curves
+from audit.curves import NAMED, curves
 from audit.records import RunRecord
-from reports.drawing import COLOURS, Drawn, number, strongest_column
+from reports.drawing import COLOURS, Drawn, strongest_column
 from reports.rows import PAPER, Row, percentage, quantity, reference, rows_of
 
 STRONGEST, PAPERS = "strongest attack", "the paper's attack"
+EPSILON = "exact ε per token (left: more noise)"
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right")
 WIDTH, HEIGHT = 620, 340
+_TOLD = 12  # curves that the words for who cannot see a chart tell of
 UTILITIES = {
     "perplexity_over_clean": "perplexity over undefended (lower is better)",
     "perplexity": "perplexity (lower is better)",
@@ -49,39 +52,67 @@ class Chart:
     spec: Mapping[str, Any]
 
 
+Column = Callable[[Row], str | None]
+
+
 @dataclass(frozen=True)
-class _Axis:
-    """What utility is drawn against."""
+class _View:
+    """What is drawn against what.
+
+    Attributes:
+        name: Stem of its files.
+        title: Heading.
+        across: Label of the horizontal axis.
+        x: Attack (or "") -> what stands there.
+        y: The same upwards; None for the utility of the report.
+        up: Label of the vertical axis where `y` is given.
+        x_percent: The horizontal axis counts per cent, from zero.
+        joined: Points of a curve are joined.
+    """
 
     name: str
     title: str
-    label: str
-    columns: Mapping[str, Callable[[Row], str | None]]  # by attack
-    percent: bool = False
+    across: str
+    x: Mapping[str, Column]
+    y: Mapping[str, Column] | None = None
+    up: str = ""
+    x_percent: bool = False
     joined: bool = True
 
 
-_AXES = (
-    _Axis("utility-epsilon", "Utility against the exact guarantee", "exact ε per token (left: more noise)",
-          {"": lambda _: "epsilon_exact_token"}),
-    _Axis("utility-asr", "Utility against what is read", "tokens recovered, % (left: less is read)",
-          {STRONGEST: strongest_column, PAPERS: lambda _: f"asr_top1_{PAPER}"}, percent=True),
-    _Axis("utility-bytes", "Utility against what is sent", "bytes sent per token",
-          {"": lambda _: "bytes_up_per_token"}, joined=False),
+def _sent(row: Row) -> str:
+    """The message on the wire where a service was measured, else the view that was attacked."""
+    told = row.number("bytes_up_per_token") is not None
+    return "bytes_up_per_token" if told else "body_bytes_up_per_token"
+
+
+def _exact(_: Row) -> str:
+    return "epsilon_exact_token"
+
+
+def _papers(_: Row) -> str:
+    return f"asr_top1_{PAPER}"
+
+
+_VIEWS = (
+    _View("utility-epsilon", "Utility against the exact guarantee", EPSILON, {"": _exact}),
+    _View("utility-asr", "Utility against what is read", "tokens recovered, % (left: less is read)",
+          {STRONGEST: strongest_column, PAPERS: _papers}, x_percent=True),
+    _View("read-epsilon", "What is read against the exact guarantee", EPSILON,
+          {STRONGEST: _exact, PAPERS: _exact}, {STRONGEST: strongest_column, PAPERS: _papers}, "tokens recovered, %"),
+    _View("utility-bytes", "Utility against what is sent", "bytes sent per token", {"": _sent}, joined=False),
 )  # fmt: skip
 
 
-def utility_charts(records: Sequence[RunRecord]) -> list[Chart]:
-    """Every chart that the records have points for.
+def overview_charts(records: Sequence[RunRecord]) -> list[Chart]:
+    """Every chart that the records have points for, all runs together.
 
     Args:
         records: Of any kind; rows without the figures are left out of a chart, and a chart without points is none.
     """
     named = [curve for number, record in enumerate(records, 1) for curve in _curves(record, number, len(records))]
     utility = next((key for key in UTILITIES if any(row.number(key) for _, rows in named for row in rows)), None)
-    if utility is None:
-        return []
-    found = [_chart(axis, utility, named, records) for axis in _AXES]
+    found = [_chart(view, utility, named, records) for view in _VIEWS if utility is not None or view.y is not None]
     return [chart for chart in found if chart is not None]
 
 
@@ -102,36 +133,73 @@ def _curves(record: RunRecord, number: int, runs: int) -> list[tuple[str, list[R
 
 
 def _chart(
-    axis: _Axis, utility: str, named: Sequence[tuple[str, Sequence[Row]]], records: Sequence[RunRecord]
+    view: _View, utility: str | None, named: Sequence[tuple[str, Sequence[Row]]], records: Sequence[RunRecord]
 ) -> Chart | None:
-    points = [
-        point for name, rows in named for attack, column in axis.columns.items() for row in rows
-        if (point := _point(row, name, attack, column(row), utility, percent=axis.percent)) is not None
+    tried = [
+        _point(same, name, attack, view, utility)
+        for name, rows in named for attack in view.x for same in _by_condition(rows)
     ]  # fmt: skip
+    points = [point for point in tried if point is not None]
     if not points:
         return None
-    levels = _levels(records, utility)
-    spec = _layers(axis, utility, points, levels)
+    missing = len(tried) - len(points)
+    left = f" Not drawn, for want of a finite figure: {missing} of {len(tried)} points." if missing else ""
+    up = view.up if view.y is not None else UTILITIES[str(utility)]
+    levels = [] if view.y is not None else _levels(records, str(utility))
+    series = list(dict.fromkeys((one["curve"], one["attack"]) for one in points))
     told = "; ".join(
-        f"{name}{f', {attack}' if attack else ''}: {_reach(points, name, attack, percent=axis.percent)}"
-        for name, attack in dict.fromkeys((one["curve"], one["attack"]) for one in points)
+        f"{name}{f', {attack}' if attack else ''}: {_reach(points, name, attack)}" for name, attack in series[:_TOLD]
     )
-    return Chart(axis.name, axis.title, f"{UTILITIES[utility]} over {axis.label}. {told}.", spec)
+    if len(series) > _TOLD:
+        told += f"; and {len(series) - _TOLD} more, which stand in the tables"
+    return Chart(view.name, view.title, f"{up} over {view.across}. {told}.{left}", _layers(view, up, points, levels))
 
 
-def _point(row: Row, curve: str, attack: str, x_column: str | None, utility: str, *, percent: bool) -> Point | None:
-    """A row as a point with both intervals and its own words; None where a figure is missing or infinite."""
-    scale = 100.0 if percent else 1.0
-    x, y = None if x_column is None else number(row, x_column), row.number(utility)
-    if x_column is None or x is None or y is None or not (0 < y < float("inf")) or abs(x) == float("inf"):
+def _by_condition(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows of a curve that agree in all but the seed, together."""
+    found: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        key = (row.name, *(row.values.get(key) for key in (*NAMED, "parameter_value", "prompt_name")))
+        found.setdefault(key, []).append(row)
+    return list(found.values())
+
+
+def _point(same: Sequence[Row], curve: str, attack: str, view: _View, utility: str | None) -> Point | None:
+    """A condition as a point with both intervals and its own words; None where a figure is missing or infinite.
+
+    Where it was run under several seeds: the mean, and the widest of their intervals.
+    """
+    x = _figure(same, view.x[attack], scale=100.0 if view.x_percent else 1.0)
+    y = _figure(same, (lambda _: utility) if view.y is None else view.y[attack], scale=1.0 if view.y is None else 100.0)
+    if x is None or y is None or (view.y is None and y[0] <= 0):
         return None
-    x_low, x_high = row.interval(x_column) or (x, x)
-    y_low, y_high = row.interval(utility) or (y, y)
+    seeds = f", {len(same)} seeds" if len(same) > 1 else ""
     return {
-        "curve": curve, "attack": attack, "condition": row.name, "x": scale * x, "x_low": scale * x_low,
-        "x_high": scale * x_high, "y": y, "y_low": max(y_low, 1e-9), "y_high": y_high,
-        "across": row.text(x_column, percent=percent), "up": row.text(utility),
+        "curve": curve, "attack": attack, "condition": same[0].name + seeds, "x": x[0], "x_low": x[1], "x_high": x[2],
+        "y": y[0], "y_low": max(y[1], 1e-9) if view.y is None else y[1], "y_high": y[2],
+        "across": _words(x, percent=view.x_percent), "up": _words(y, percent=view.y is not None),
     }  # fmt: skip
+
+
+def _figure(same: Sequence[Row], column: Column, *, scale: float) -> tuple[float, float, float] | None:
+    """Mean, lowest and highest end of a figure over seeds; None where one of them lacks it."""
+    found = []
+    for row in same:
+        name = column(row)
+        value = None if name is None else row.number(name)
+        if name is None or value is None or abs(value) == float("inf"):
+            return None
+        low, high = row.interval(name) or (value, value)
+        found.append((value, low, high))
+    values, lows, highs = zip(*found, strict=True)
+    return scale * fmean(values), scale * min(lows), scale * max(highs)
+
+
+def _words(figure: tuple[float, float, float], *, percent: bool) -> str:
+    """A figure as the tables write it."""
+    show = (lambda value: percentage(value / 100)) if percent else quantity
+    value, low, high = figure
+    return show(value) if low == value == high else f"{show(value)} [{show(low)}, {show(high)}]"
 
 
 def _levels(records: Sequence[RunRecord], utility: str) -> list[Point]:
@@ -148,45 +216,43 @@ def _levels(records: Sequence[RunRecord], utility: str) -> list[Point]:
     return list({one["label"]: one for one in found}.values())
 
 
-def _layers(axis: _Axis, utility: str, points: Sequence[Point], levels: Sequence[Point]) -> dict[str, Any]:
+def _layers(view: _View, up: str, points: Sequence[Point], levels: Sequence[Point]) -> dict[str, Any]:
     """Bands, intervals, lines and marks over one another; what the legend does not choose fades."""
     names = list(dict.fromkeys(one["curve"] for one in points))
+    attacks = any(one["attack"] for one in points)
     chosen = alt.selection_point(name="chosen", fields=["curve"], bind="legend")
-    across = {"type": "linear", "zero": True} if axis.percent else {"type": "log"}
-    x = alt.X("x:Q", title=axis.label, scale=alt.Scale(**across, nice=False, padding=12))
-    y = alt.Y("y:Q", title=UTILITIES[utility], scale=alt.Scale(type="log", nice=False, padding=12))
-    legend = alt.Legend(orient="bottom", columns=1, labelLimit=0, titleAnchor="start", symbolOpacity=1)
-    colour = alt.Color(
-        "curve:N",
-        title="curve",
-        sort=names,
-        scale=alt.Scale(domain=names, range=_cycled(COLOURS, names)),
-        legend=legend,
-    )
-    shape = alt.Shape(
-        "curve:N", title="curve", sort=names, scale=alt.Scale(domain=names, range=_cycled(SHAPES, names)), legend=legend
-    )
-    seen = alt.condition(chosen, alt.value(1.0), alt.value(0.12))
+    across: dict[str, Any] = {"type": "linear", "zero": True} if view.x_percent else {"type": "log"}
+    upwards: dict[str, Any] = {"type": "log", "padding": 12} if view.y is None else {"type": "linear", "domainMin": 0}
+    x = alt.X("x:Q", title=view.across, scale=alt.Scale(**across, nice=False, padding=12))
+    y = alt.Y("y:Q", title=up, scale=alt.Scale(**upwards, nice=False))
+    legend = alt.Legend(orient="bottom", columns=1 if len(names) <= 12 else 3, labelLimit=0, titleAnchor="start",
+                        symbolOpacity=1)  # fmt: skip
+    colour, shape = (
+        channel("curve:N", title="curve", sort=names, legend=legend,
+                scale=alt.Scale(domain=names, range=_cycled(looks, names)))
+        for channel, looks in ((alt.Color, COLOURS), (alt.Shape, SHAPES))
+    )  # fmt: skip
+    seen, faint = (alt.condition(chosen, alt.value(on), alt.value(off)) for on, off in ((1.0, 0.12), (0.15, 0.02)))
     base = alt.Chart(alt.InlineData(values=list(points)))
     lines = base.mark_line(strokeWidth=1.8).encode(x=x, y=y, color=colour, opacity=seen, detail="attack:N")
-    if any(one["attack"] for one in points):
+    if attacks:
         lines = lines.encode(strokeDash=alt.StrokeDash(
             "attack:N", title="attack", sort=[STRONGEST, PAPERS],
             legend=alt.Legend(orient="bottom", symbolType="stroke"),
         ))  # fmt: skip
-    faint = alt.condition(chosen, alt.value(0.15), alt.value(0.02))
+    band = base.mark_area().encode(
+        x=x, y=alt.Y("y_low:Q"), y2="y_high:Q", color=colour, opacity=faint, detail="attack:N"
+    )
+    tooltip = [
+        alt.Tooltip("condition:N"), alt.Tooltip("across:N", title=view.across.split(" (")[0]),
+        alt.Tooltip("up:N", title=up.split(" (", maxsplit=1)[0]), *([alt.Tooltip("attack:N")] if attacks else []),
+    ]  # fmt: skip
     parts: list[alt.Chart] = [
-        *([base.mark_area().encode(x=x, y=alt.Y("y_low:Q"), y2="y_high:Q", color=colour, opacity=faint,
-                                   detail="attack:N"), lines] if axis.joined else []),
+        *([band, lines] if view.joined else []),
         base.mark_rule().encode(x=x, y=alt.Y("y_low:Q"), y2="y_high:Q", color=colour, opacity=seen),
         base.mark_rule().encode(x=alt.X("x_low:Q"), x2="x_high:Q", y=y, color=colour, opacity=seen),
         base.mark_point(filled=True, size=70).encode(
-            x=x, y=y, color=colour, shape=shape, opacity=seen,
-            tooltip=[
-                alt.Tooltip("condition:N"), alt.Tooltip("across:N", title=axis.label.split(" (")[0]),
-                alt.Tooltip("up:N", title=utility.replace("_", " ")),
-                *([alt.Tooltip("attack:N")] if any(one["attack"] for one in points) else []),
-            ],
+            x=x, y=y, color=colour, shape=shape, opacity=seen, tooltip=tooltip
         ),
     ]  # fmt: skip
     if levels:
@@ -205,9 +271,8 @@ def _cycled(values: Sequence[str], names: Sequence[str]) -> list[str]:
     return [values[place % len(values)] for place in range(len(names))]
 
 
-def _reach(points: Sequence[Point], name: str, attack: str, *, percent: bool) -> str:
-    """From the least to the greatest x of a curve, with the utility there."""
+def _reach(points: Sequence[Point], name: str, attack: str) -> str:
+    """From the least to the greatest x of a curve, with what stands upwards there."""
     mine = sorted((one for one in points if (one["curve"], one["attack"]) == (name, attack)), key=lambda one: one["x"])
-    show = (lambda value: percentage(value / 100)) if percent else quantity
     ends = (mine[0], mine[-1]) if len(mine) > 1 else (mine[0],)
-    return ", ".join(f"{quantity(one['y'])} at {show(one['x'])}" for one in ends)
+    return ", ".join(f"{one['up'].split(' [')[0]} at {one['across'].split(' [')[0]}" for one in ends)

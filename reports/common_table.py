@@ -1,4 +1,4 @@
-"""Defences by noise and by encryption on one table: what each promises, to whom, and what it costs.
+"""What defences by noise and by encryption cost, on one table, beside what each promises and to whom.
 
 They are not rivals on one scale. Noise bounds what anyone can learn of a token from what is sent; encryption hides all
 of it from parties who do not collude, and nothing from whoever holds the result. So guarantees are named, never ranked.
@@ -15,10 +15,14 @@ from reports.narrative import strongest_attack
 from reports.rows import NOT_MEASURED, Row, escape, quantity, rows_of, table
 
 REFERENCE = "vanilla"
+BYTES = (
+    "Bytes and seconds are of a prompt's token, sent once: the message on the wire where a service was measured, else "
+    "the view that was attacked. Seconds are of this run's machine, which stands under Provenance."
+)
 NOISE = frozenset({"experiment", "quickstart", COMPARISON})
 HEADER = [
     "defence", "model", "what is promised", "perplexity over the undefended model's", "what is read of what is seen",
-    "bytes a token", "rounds", "seconds a token",
+    "bytes a token", "rounds", "seconds a token", "memory",
 ]  # fmt: skip
 NOTE = (
     "**Two kinds of guarantee.** A finite ε bounds how far any one token can be told from another by whoever reads "
@@ -29,14 +33,15 @@ NOTE = (
 )
 
 
-def common_section(records: Sequence[RunRecord]) -> list[str]:
-    """The table's lines, with its heading; nothing unless there are records of both kinds."""
+def cost_section(records: Sequence[RunRecord]) -> list[str]:
+    """The table's lines, with its heading; nothing where no record tells of costs."""
     noisy = [line for record in records if record.kind in NOISE for line in _noise_lines(record)]
     seen = [row for record in records if record.kind == VIEWS for row in rows_of(record)]
     encrypted = [line for record in records if record.kind == ENCRYPTED for line in _encrypted_lines(record, seen)]
-    if not noisy or not encrypted:
+    if not noisy and not encrypted:
         return []
-    return ["## Noise and encryption side by side", "", table(HEADER, [*noisy, *encrypted]), NOTE, ""]
+    title = "Cost: noise and encryption side by side" if noisy and encrypted else "Cost"
+    return [f"## {title}", "", table(HEADER, [*noisy, *encrypted]), NOTE if encrypted else BYTES, ""]
 
 
 def _noise_lines(record: RunRecord) -> list[list[str]]:
@@ -47,7 +52,7 @@ def _noise_lines(record: RunRecord) -> list[list[str]]:
     model = escape(str(record.config.get("model", NOT_MEASURED)))
     return [
         [_name(row), model, _noise_promise(row), _ratio(row, "perplexity_over_clean"), _read(row), _noise_bytes(row),
-         "one request a prompt", _noise_seconds(row)]
+         "one request a prompt", _noise_seconds(row), _noise_memory(row)]
         for row in kept if not row.values.get("reason")
     ]  # fmt: skip
 
@@ -88,6 +93,12 @@ def _noise_seconds(row: Row) -> str:
     return f"client {quantity(client / 1000)}, server {quantity(server)}"
 
 
+def _noise_memory(row: Row) -> str:
+    """What a client keeps to protect its tokens."""
+    size = row.number("client_table_bytes")
+    return NOT_MEASURED if size is None else f"client's table {size / 1e6:.1f} MB"
+
+
 def _encrypted_lines(record: RunRecord, seen: Sequence[Row]) -> list[list[str]]:
     """A line for each measured system and engine, at the longest context and in both accountings."""
     rows = rows_of(record)
@@ -108,7 +119,7 @@ def _encrypted_lines(record: RunRecord, seen: Sequence[Row]) -> list[list[str]]:
         lines.append([
             name, _model(model), promise, _encrypted_utility(model),
             _seen([one for one in seen if one.values.get("engine") == engine]),
-            f"{megabytes(row)} MB", row.text("rounds"), row.text("seconds"),
+            f"{megabytes(row)} MB", row.text("rounds"), row.text("seconds"), NOT_MEASURED,
         ])  # fmt: skip
     return lines
 

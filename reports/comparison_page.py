@@ -8,7 +8,7 @@ from pathlib import Path
 
 from audit.comparison_record import KIND, WITHOUT
 from audit.records import RunRecord
-from reports.attack_tables import basis, knowledge_table, unavailable_table
+from reports.attack_tables import basis, unavailable_table
 from reports.comparison_figures import PERCENT, SHARES, UTILITY_NAMES, draw_comparison, mode_name
 from reports.narrative import strongest_attack
 from reports.ranking import SIGNIFICANT, Flip, Table, crossings, flips, pairs_of, steady, tables, utility_of
@@ -58,7 +58,7 @@ def comparison_section(record: RunRecord, folder: Path, prefix: str) -> list[str
         *[line for one in found for line in _table_section(one, utility)],
         "### Not compared", "", _absent(rows), "",
         "### Pictures", "", "\n\n".join(pictures) or f"No contender has figures to draw: {NOT_MEASURED}.", "",
-        "### Attacks", "", basis(_attacked(rows)), "", *([missing] if missing else []), knowledge_table(rows), "",
+        "### Attacks", "", basis(_attacked(rows)), "", *([missing] if missing else []),
     ]  # fmt: skip
 
 

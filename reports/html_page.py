@@ -8,7 +8,7 @@ caption. Scripts add sorting, filtering and dark colours; without them the page 
 import base64
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,6 +23,8 @@ from reports.charts import SPEC
 
 ASSETS = Path(__file__).with_name("assets")
 IN_CONTENTS = ("h2", "h3")
+_COMMENTS = re.compile(r"^<!-- [a-z0-9 ]* -->$", re.MULTILINE)
+_PLACE = "\uf8ff{}\uf8ff"  # of a fragment: a private sign, which `reports.rows.escape` lets nobody write
 _KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
@@ -41,20 +43,24 @@ class Entry:
     text: str
 
 
-def html_page(text: str, folder: Path) -> str:
+def html_page(text: str, folder: Path, fragments: Mapping[str, str] | None = None) -> str:
     """The page.
 
     Args:
         text: The report's Markdown; links to pictures are relative to `folder`.
         folder: The report's folder; of a picture the SVG is taken where there is one.
+        fragments: Comment "<!-- NAME begins -->" -> HTML that takes the place of what stands between it and
+            "<!-- NAME ends -->", both alone on their lines; its maker has escaped it.
     """
-    tokens = parsed(text)
+    tokens = parsed(_with_places(text, fragments or {}))
     contents = list(_anchored(tokens))
     _label_tables(tokens)
     charts = _embed_pictures(tokens, folder)
     title = next((plain(tokens[place + 1]) for place, one in enumerate(tokens) if one.tag == "h1"), "delaudit report")
     style, script = ((ASSETS / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     body = _markdown().renderer.render(tokens, _markdown().options, {})
+    for number, fragment in enumerate((fragments or {}).values()):
+        body = body.replace(f"<p>{_PLACE.format(number)}</p>", fragment)
     return _template().render(
         title=title, contents=contents, style=Markup(style), script=Markup(script), body=Markup(body),  # noqa: S704 - ours
         charts=[Markup(_inert(chart)) for chart in charts],  # noqa: S704 - no tag can end or begin in it
@@ -62,9 +68,19 @@ def html_page(text: str, folder: Path) -> str:
     )  # fmt: skip
 
 
+def _with_places(text: str, fragments: Mapping[str, str]) -> str:
+    """The Markdown with a paragraph in place of every part that has a fragment."""
+    for number, begin in enumerate(fragments):
+        before, _, rest = text.partition(f"\n{begin}\n")
+        _, end, after = rest.partition(f"\n{begin.replace('begins', 'ends')}\n")
+        if end:
+            text = f"{before}\n\n{_PLACE.format(number)}\n\n{after}"
+    return text
+
+
 def parsed(text: str) -> list[Token]:
-    """The Markdown's tokens, without the comment that marks a report as ours."""
-    return _markdown().parse(re.sub(r"\A<!--.*?-->\n", "", text))
+    """The Markdown's tokens, without our own comments, each of which has a line to itself."""
+    return _markdown().parse(_COMMENTS.sub("", text))
 
 
 def plain(inline: Token) -> str:

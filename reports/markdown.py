@@ -1,6 +1,5 @@
 """A report in Markdown: what is common to its records, then each record's own page, its pictures drawn on the way."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,8 +13,6 @@ from reports.attribute_page import attribute_section
 from reports.audit_page import audit_section
 from reports.calibration_page import KINDS as CALIBRATIONS
 from reports.calibration_page import calibration_section
-from reports.charts import utility_charts, write_chart
-from reports.common_table import common_section
 from reports.comparison_page import KINDS as COMPARISONS
 from reports.comparison_page import comparison_section
 from reports.crypto_page import KINDS as ENCRYPTED
@@ -24,7 +21,8 @@ from reports.figures import Drawn, draw_all
 from reports.narrative import RULES, choice_note, exposure, opening, remark, strongest_attack, utility, worth
 from reports.nlu_page import KINDS as UNDERSTANDINGS
 from reports.nlu_page import nlu_section
-from reports.rows import NOT_MEASURED, Row, code, escape, percentage, quantity, reference, rows_of, table
+from reports.overview import overview
+from reports.rows import NOT_MEASURED, Row, escape, percentage, quantity, reference, rows_of, table
 from reports.suite_page import KINDS as SUITES
 from reports.suite_page import suite_section
 from reports.tsp_page import KINDS as ORDERINGS
@@ -40,16 +38,19 @@ MARK = "<!-- delaudit report -->"
 def report_text(records: Sequence[RunRecord], folder: Path) -> str:
     """The report's text; pictures are drawn into `folder`/figures, which must exist.
 
+    First what all records say together, in the order in which a reader asks; then every run in full.
+
     Args:
         records: At least one.
         folder: The report's.
     """
-    sections = [MARK, f"# {_title(records)}", "", *common_section(records)]
-    for index, record in enumerate(records, start=1):
-        prefix, name = prefix_of(records, index), file_name(records, index)
-        if len(records) > 1:
-            sections += [f"## Run {index}: {escape(record.kind)}, {escape(record.created)}", ""]
-        sections += [*_section(record, folder / "figures", prefix), f"Record: [{escape(name)}](records/{name})", ""]
+    places = range(1, len(records) + 1)
+    names = [file_name(records, index) for index in places]
+    parts = [_section(records[index - 1], folder / "figures", prefix_of(records, index)) for index in places]
+    sections = [MARK, f"# {_title(records)}", "", *overview(records, folder, names, [part[0] for part in parts])]
+    for index, record, part in zip(places, records, parts, strict=True):
+        which = "The run" if len(records) == 1 else f"Run {index}"
+        sections += [f"## {which} in full: {escape(record.kind)}, {escape(record.created)}", "", *part]
     return "\n".join(sections)
 
 
@@ -71,12 +72,11 @@ def _title(records: Sequence[RunRecord]) -> str:
 
 def _section(record: RunRecord, figures: Path, prefix: str) -> list[str]:
     section = next((section for kinds, _, section in PAGES if record.kind in kinds), _experiment_section)
-    return [*section(record, figures, prefix), "### Where this comes from", "", _provenance(record), ""]
+    return section(record, figures, prefix)
 
 
 def _experiment_section(record: RunRecord, figures: Path, prefix: str) -> list[str]:
-    charts = [write_chart(chart, figures, prefix) for chart in utility_charts([record])]
-    return [*_experiment(record, [*charts, *draw_all(record, figures, prefix)]), *_run_figures(record)]
+    return [*_experiment(record, draw_all(record, figures, prefix)), *_run_figures(record)]
 
 
 def _comparison(record: RunRecord, figures: Path, prefix: str) -> list[str]:
@@ -231,23 +231,3 @@ def _run_figures(record: RunRecord) -> list[str]:
         level = NOT_MEASURED if figure.level is None else percentage(figure.level)
         body.append([escape(figure.name), value, ends, level, str(figure.n or NOT_MEASURED), escape(figure.method)])
     return ["### Figures of the run", "", table(["figure", "value", "interval", "level", "n", "method"], body), ""]
-
-
-def _provenance(record: RunRecord) -> str:
-    state = {None: "", True: ", with changes that no commit holds", False: ""}[record.dirty]
-    commit = "not run from a checkout" if record.commit is None else code(record.commit) + state
-    data = [["data", f"{escape(str(item['name']))}, SHA-256 {code(str(item['sha256']))}"] for item in record.data]
-    body = [
-        ["reproduce with", code(record.command) if record.command else NOT_MEASURED],
-        ["seed", str(record.seed)],
-        ["created", escape(record.created)],
-        ["commit", commit],
-        *(data or [["data", NOT_MEASURED]]),
-        ["packages", escape(", ".join(f"{name} {version}" for name, version in record.versions.items()))],
-        [
-            "machine",
-            escape(", ".join(f"{key} {value}" for key, value in record.environment.items() if value is not None)),
-        ],
-        ["configuration", code(json.dumps(record.config, ensure_ascii=False))],
-    ]
-    return table(["what", "value"], body)

@@ -9,6 +9,7 @@ from audit.records import RunRecord
 from defenses.errors import UserError
 from reports.html_page import html_page
 from reports.markdown import MARK, file_name, report_text
+from reports.reading_page import reading_fragments
 from reports.table_files import write_tables
 
 PAGE = "report.html"
@@ -51,7 +52,7 @@ def _fill(records: Sequence[RunRecord], folder: Path) -> None:
         record.write(folder / "records" / file_name(records, index))
     text = report_text(records, folder)
     (folder / "report.md").write_text(text, encoding="utf-8")
-    (folder / PAGE).write_text(html_page(text, folder), encoding="utf-8")
+    (folder / PAGE).write_text(html_page(text, folder, reading_fragments(records)), encoding="utf-8")
     write_tables(text, folder / "tables")
 
 

@@ -87,8 +87,13 @@ def folder(record: RunRecord, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def text(folder: Path) -> str:
-    """The report's text."""
-    return (folder / "report.md").read_text(encoding="utf-8")
+    """The run in full."""
+    return in_full(folder)
+
+
+def in_full(folder: Path) -> str:
+    """The report's last part."""
+    return (folder / "report.md").read_text(encoding="utf-8").partition(" in full: ")[2]
 
 
 def tables(text: str) -> list[list[list[str]]]:
@@ -156,7 +161,7 @@ def refuted(record: RunRecord, witness: Witness | None) -> RunRecord:
 
 def page(record: RunRecord, folder: Path) -> str:
     """The page's text."""
-    return (write_report([record], folder) / "report.md").read_text(encoding="utf-8")
+    return in_full(write_report([record], folder))
 
 
 def test_a_refutation_shows_its_witness(record: RunRecord, tmp_path: Path) -> None:
@@ -243,11 +248,12 @@ def test_no_claim_is_ever_called_private(text: str, record: RunRecord) -> None:
 
 def test_pictures_are_linked_and_described(text: str, folder: Path) -> None:
     """One picture per claim with points and one of all bounds, each with an alt text; the fourth says it has none."""
+    text = (folder / "report.md").read_text(encoding="utf-8")
     links = dict(re.findall(r"!\[((?:\\.|[^\]\\]){20,})\]\(figures/([\w-]+\.png)\)", text))
     assert sorted(links.values()) == ["claim-1.png", "claim-2.png", "claim-3.png", "lower-bounds.png"]
     for file in links.values():
         assert (folder / "figures" / file).read_bytes().startswith(b"\x89PNG")
-    assert text.count(f"Picture: {NOT_MEASURED}") == 1
+    assert f"Pictures of these claims: {NOT_MEASURED}, their records have no points: canaries." in text
     assert any("4: claimed 8, at least 0" in alt for alt in links)
 
 
@@ -315,7 +321,8 @@ def test_names_in_pictures_are_short_plain_lines(name: str, width: int) -> None:
 def test_audits_have_their_own_page(record: RunRecord, kind: str, tmp_path: Path) -> None:
     """Both kinds get the audit's page with provenance and the command; no section of experiments is in it."""
     text = (write_report([dataclasses.replace(record, kind=kind)], tmp_path / "r") / "report.md").read_text("utf-8")
-    assert text.startswith(f"{MARK}\n# What the claims are worth\n\nThis {kind} tested 4 claims.")
+    assert text.startswith(f"{MARK}\n# What the claims are worth\n\n## In plain words\n\nThis report tested 4 claims")
+    assert f"\n\nThis {kind} tested 4 claims." in text
     assert "`delaudit check claims.toml`" in text
     assert "0123abcd" in text
     assert "### Utility" not in text
@@ -337,6 +344,6 @@ def test_an_audit_without_anything_is_still_a_page(record: RunRecord, tmp_path: 
     """A record of one bare row keeps every heading, all of it not measured, and has no picture."""
     bare = dataclasses.replace(record, rows=[{"claim": "x"}], nonfinite={}, examples=[])
     out = write_report([bare], tmp_path / "r")
-    (cells,) = tables((out / "report.md").read_text("utf-8"))[0][2:]
+    (cells,) = tables(in_full(out))[0][2:]
     assert set(cells[2:]) == {NOT_MEASURED}
     assert list((out / "figures").iterdir()) == []

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from audit.records import RunRecord
-from reports.charts import PAPERS, SPEC, STRONGEST, Chart, utility_charts, write_chart
+from reports.charts import PAPERS, SPEC, STRONGEST, Chart, overview_charts, write_chart
 
 
 def points(chart: Chart) -> list[dict[str, Any]]:
@@ -26,13 +26,13 @@ def points(chart: Chart) -> list[dict[str, Any]]:
 
 def charts(*records: RunRecord) -> dict[str, Chart]:
     """By name."""
-    return {chart.name: chart for chart in utility_charts(records)}
+    return {chart.name: chart for chart in overview_charts(records)}
 
 
 def test_points_are_the_records(record: RunRecord) -> None:
     """If this failed, a curve would show other numbers than the tables."""
     found = charts(record)
-    assert list(found) == ["utility-epsilon", "utility-asr", "utility-bytes"]
+    assert list(found) == ["utility-epsilon", "utility-asr", "read-epsilon", "utility-bytes"]
     defended = [row for row in record.rows if row["defence"] == "del"]
     drawn = points(found["utility-epsilon"])
     assert [(one["x"], one["y"]) for one in drawn] == [
@@ -87,4 +87,4 @@ def test_a_chart_is_three_files_of_one_specification(record: RunRecord, tmp_path
     assert (drawn.file, drawn.alt) == ("2-utility-epsilon.png", chart.alt)
     assert {path.name for path in tmp_path.iterdir()} == {f"2-utility-epsilon{end}" for end in (".png", ".svg", SPEC)}
     assert json.loads((tmp_path / f"2-utility-epsilon{SPEC}").read_text(encoding="utf-8")) == chart.spec
-    assert "2,165 at 274.2, 135 at 1,590" in chart.alt
+    assert "del, n=4: 2,165 at 274.2, 135 at 1,590" in chart.alt

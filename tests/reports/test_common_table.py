@@ -7,7 +7,7 @@ from audit.comparison_record import KIND as COMPARISON
 from audit.crypto_record import COSTS, DEALER, ENGINES, IN_FULL, INDEPENDENCE, KIND, MEASURED, MODELS, VIEWS
 from audit.provenance import Provenance
 from audit.records import RunRecord, new_record
-from reports.common_table import common_section
+from reports.common_table import cost_section
 from reports.report import write_report
 from reports.rows import NOT_MEASURED
 
@@ -51,14 +51,14 @@ def line(sections: list[str], start: str) -> str:
 
 def test_each_guarantee_is_named_for_what_it_is() -> None:
     """An encrypted model without an epsilon must not look as if its epsilon had not been measured, or were zero."""
-    found = common_section([record("experiment", noise()), encrypted()])
+    found = cost_section([record("experiment", noise()), encrypted()])
     assert "exact ε = 274.2 a token at δ = 1e-05 (claimed: mu-GDP" in line(found, "del")
     assert "no differential privacy; NONE against the first party" in line(found, "MERGE")
 
 
 def test_costs_stand_in_their_own_units_at_the_longest_context() -> None:
     """Megabytes of a generated token beside bytes of a prompt's token, at the length that the papers argue with."""
-    found = common_section([record("experiment", noise()), encrypted()])
+    found = cost_section([record("experiment", noise()), encrypted()])
     assert "| 64.5 up | one request a prompt |" in line(found, "del")
     assert "| 12 MB | 48 | 2 [1.9, 2.1] |" in line(found, "MERGE")
     assert "16 tokens" not in found[2]
@@ -67,12 +67,12 @@ def test_costs_stand_in_their_own_units_at_the_longest_context() -> None:
 def test_what_parties_read_comes_from_a_record_of_views_or_is_not_known() -> None:
     """That shares tell nothing is a claim of the protocol: the table shows what was recorded, or nothing."""
     both = [record("experiment", noise()), encrypted()]
-    assert f"| {NOT_MEASURED} | 12 MB" in line(common_section(both), "MERGE")
+    assert f"| {NOT_MEASURED} | 12 MB" in line(cost_section(both), "MERGE")
     rows = [
         {"table": INDEPENDENCE, "engine": ENGINE, "party": 0, "rejected": False},
         {"table": DEALER, "engine": ENGINE, "party": 0, "read": 1.0, "read_low": 0.6, "read_high": 1.0},
     ]
-    seen = line(common_section([*both, record(VIEWS, *rows)]), "MERGE")
+    seen = line(cost_section([*both, record(VIEWS, *rows)]), "MERGE")
     assert "party 0: 100.0 % [60.0 %, 100.0 %] (as dealer of triples)" in seen
     assert "was not found to depend" in seen
 
@@ -81,27 +81,28 @@ def test_a_comparison_gives_the_rows_of_its_first_mode() -> None:
     """Every contender at every level of four modes would bury the encrypted rows."""
     rows = [noise(contender="del d128", mode=mode, level=level) for mode in ("exact-epsilon", "nominal")
             for level in (35.0, 274.0)]  # fmt: skip
-    found = common_section([record(COMPARISON, *rows, noise(contender="x", mode="exact-epsilon", level=1.0,
+    found = cost_section([record(COMPARISON, *rows, noise(contender="x", mode="exact-epsilon", level=1.0,
                                                             reason="no epsilon")), encrypted()])  # fmt: skip
     names = [row.split(" | ")[0] for row in found[2].splitlines()[2:]]
     assert names[:2] == ["| del d128, exact-epsilon 35", "| del d128, exact-epsilon 274"]
     assert len(names) == 3
 
 
-def test_the_table_needs_both_kinds_and_stands_first(tmp_path: Path) -> None:
-    """One kind alone has nothing to stand beside."""
-    assert common_section([record("experiment", noise())]) == []
-    assert common_section([encrypted()]) == []
+def test_the_table_stands_before_the_runs(tmp_path: Path) -> None:
+    """One kind alone has a table too, and nothing to stand beside; without costs there is none."""
+    assert cost_section([]) == []
+    assert cost_section([record("experiment", noise())])[0] == "## Cost"
+    assert cost_section([encrypted()])[0] == "## Cost"
     folder = write_report([record("experiment", noise()), encrypted()], tmp_path / "report")
     text = (folder / "report.md").read_text(encoding="utf-8")
-    assert text.index("## Noise and encryption side by side") < text.index("## Run 1")
+    assert text.index("## Cost: noise and encryption side by side") < text.index("## Run 1")
 
 
 def test_utility_is_of_true_text_and_of_what_a_system_writes() -> None:
     """A resending system meets none of its own errors on true text; and a ratio that is missing is not 1."""
     assert "1.2 on true text, 3.1 of what it writes" in line(
-        common_section([record("experiment", noise()), encrypted()]), "MERGE"
+        cost_section([record("experiment", noise()), encrypted()]), "MERGE"
     )
     other = {"table": MODELS, "system": "merge", "engine": ENGINE, "layers": 2, "hidden": 128}
-    found = common_section([record("experiment", noise()), encrypted(other)])
+    found = cost_section([record("experiment", noise()), encrypted(other)])
     assert f"{NOT_MEASURED} on true text" in line(found, "MERGE")

@@ -165,10 +165,11 @@ def test_the_accountants_word_on_vacuity_counts(record: RunRecord) -> None:
 
 
 def test_pictures_are_drawn_linked_and_described(record: RunRecord, tmp_path: Path) -> None:
-    """Six PNG files, each linked once with an alt text; the encoder's name stands on the coherence picture's."""
+    """PNG files, each linked once with an alt text; the encoder's name stands on the coherence picture's."""
     text = read(record, tmp_path)
     links = dict(re.findall(r"!\[([^\]]{20,})\]\(figures/([\w-]+\.png)\)", text))
-    names = {"utility-epsilon", "utility-asr", "utility-bytes", "asr-mu", "coherence-epsilon", "epsilon-gdp"}
+    names = {"utility-epsilon", "utility-asr", "utility-bytes", "read-epsilon", "asr-mu", "coherence-epsilon",
+             "epsilon-gdp", "tradeoff-1", "tradeoff-2"}  # fmt: skip
     assert {Path(file).stem for file in links.values()} == names
     for file in links.values():
         assert (tmp_path / "report" / "figures" / file).read_bytes().startswith(b"\x89PNG")
@@ -247,7 +248,12 @@ def test_several_records_are_kept_apart(record: RunRecord, tmp_path: Path) -> No
     text = (out / "report.md").read_text(encoding="utf-8")
     assert text.count("### Verdicts") == 2
     assert len(list((out / "records").iterdir())) == 2
-    assert len(list((out / "figures").glob("*.png"))) == 12
+    own = ("asr-mu", "coherence-epsilon", "epsilon-gdp")
+    shared = ["utility-epsilon", "utility-asr", "utility-bytes", "read-epsilon"]
+    shared += [f"tradeoff-{number}" for number in range(1, 5)]
+    assert {path.stem for path in (out / "figures").glob("*.png")} == {
+        *shared, *(f"{run}-{name}" for run in (1, 2) for name in own)
+    }  # fmt: skip
 
 
 def test_only_a_report_is_replaced(record: RunRecord, tmp_path: Path) -> None:

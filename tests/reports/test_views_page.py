@@ -56,7 +56,7 @@ def test_a_dealer_that_reads_everything_stands_in_the_first_paragraph(tmp_path: 
     """All tests pass at the dealer, and it holds every secret: whoever reads one line must read this one."""
     rows = read(DEALER, 0, 1.0, above=True), read(INVERSION, 0, 0.003, above=False)
     text = page(tmp_path, test_of(0, "bits", 1.0), *rows)
-    first = text.split("\n\n")[1]
+    first = text.split("\n\n")[2]  # below the title and "In plain words"
     assert "No test found" in first
     assert "**Yet party 0 of spu-semi2k-2pc, which deals the multiplication triples, reads 100.0 % [50.0 %, " in first
     assert "the prompt is not protected from that party" in first
@@ -69,7 +69,7 @@ def test_a_dealer_that_reads_everything_stands_in_the_first_paragraph(tmp_path: 
 def test_a_dealer_that_reads_no_more_than_chance_is_not_accused(tmp_path: Path) -> None:
     """What was read is said, and nothing follows from it: the guarantee stays in the table."""
     text = page(tmp_path, test_of(0, "bits", 1.0), read(DEALER, 0, 0.002, above=False))
-    first = text.split("\n\n")[1]
+    first = text.split("\n\n")[2]  # below the title and "In plain words"
     assert "reads 0.2 % [0.1 %, 0.2 %] of the tokens, not told from the 0.2 % [0.1 %, 0.3 %] that random" in first
     assert "protect" not in first
     assert "against the second party" in text
