@@ -14,9 +14,9 @@ from typing import Any
 
 from defenses.errors import UserError
 
-_SHORT_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+SHORT_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 # MLflow 3.17 keeps file stores but opens one only for who asks: an address that begins with "file:" asks.
-_ALLOW_FILE_STORE = {"MLFLOW_ALLOW_FILE_STORE": "true"}
+ALLOW_FILE_STORE = {"MLFLOW_ALLOW_FILE_STORE": "true"}
 
 
 def sqlite_uri(path: Path) -> str:
@@ -52,16 +52,16 @@ def session(tracking_uri: str | Path, experiment: str) -> Iterator[tuple[Any, st
     """
     address = _address(tracking_uri)
     try:
-        with quiet(), _environment(_ALLOW_FILE_STORE if address.startswith("file:") else {}):
+        with quiet(), environment(ALLOW_FILE_STORE if address.startswith("file:") else {}):
             client, experiment_id = _open(address, experiment)
             yield client, experiment_id
     except store_errors() as error:
-        raise UserError(_without_login(f"MLflow store {address}: {first_line(error)}")) from error
+        raise UserError(without_login(f"MLflow store {address}: {first_line(error)}")) from error
 
 
 def _open(address: str, experiment: str) -> tuple[Any, str]:
     client = _mlflow_client()(tracking_uri=address)
-    with _environment(_SHORT_PATIENCE if address.startswith("http") else {}):
+    with environment(SHORT_PATIENCE if address.startswith("http") else {}):
         found = client.get_experiment_by_name(experiment)
     if found is None:
         return client, client.create_experiment(experiment, artifact_location=_artifact_home(address))
@@ -119,7 +119,7 @@ def quiet() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.WARNING)
     try:
-        with _environment(
+        with environment(
             {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
         ):
             yield
@@ -129,7 +129,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
+def environment(values: Mapping[str, str]) -> Iterator[None]:
     """Set environment variables for a while; one that the user has set stays."""
     added = [key for key in values if key not in os.environ]
     os.environ.update({key: values[key] for key in added})
@@ -140,7 +140,8 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
             os.environ.pop(key, None)
 
 
-def _without_login(message: str) -> str:
+def without_login(message: str) -> str:
+    """A message in which an address keeps no name and no password."""
     return re.sub(r"(?<=://)[^/@\s]+(?=@)", "***", message)
 
 

@@ -25,7 +25,7 @@ ADDED = ("documents", "readings", "remarks")
 Scalar = str | int | float | bool | None
 
 _NON_FINITE = {math.inf: "inf", -math.inf: "-inf"}
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -160,6 +160,22 @@ class RunRecord:
         except (TypeError, ValueError) as error:
             raise UserError(f"{source}: is not a valid run record: {error}") from error
 
+    @classmethod
+    def salvage(cls, text: str, source: str = "record") -> Self:
+        """Read what can be read of a record that `from_json` refuses: a newer one, or one with missing or odd parts.
+
+        Unknown parts are left out, missing ones are empty, and `remarks` says so of each.
+
+        Raises:
+            UserError: No JSON object, or no rows at all; `source` names the file.
+        """
+        from audit.salvage import salvaged  # noqa: PLC0415 - it knows this class
+
+        try:
+            return cls(**salvaged(text, source))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UserError(f"{source}: is not a valid run record: {error}") from error
+
     def write(self, path: Path) -> Path:
         """Write to `path` in one step: a reader sees the old file or the whole new one."""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -242,7 +258,7 @@ def _check_contents(record: RunRecord) -> None:
         digest = item.get("sha256")
         _demand(isinstance(item.get("name"), str), "each data set needs a name")
         _demand(
-            isinstance(digest, str) and bool(_SHA256.fullmatch(digest)), f"data {item.get('name')}: needs its sha256"
+            isinstance(digest, str) and bool(SHA256.fullmatch(digest)), f"data {item.get('name')}: needs its sha256"
         )
     for index, row in enumerate(record.rows):
         for key, value in row.items():

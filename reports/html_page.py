@@ -23,6 +23,8 @@ from reports.charts import SPEC
 
 ASSETS = Path(__file__).with_name("assets")
 IN_CONTENTS = ("h2", "h3")
+LARGE = 200_000
+"""Bytes of an SVG above which a page takes the PNG, if that is smaller."""
 _COMMENTS = re.compile(r"^<!-- [a-z0-9 ]* -->$", re.MULTILINE)
 _PLACE = "\uf8ff{}\uf8ff"  # of a fragment: a private sign, which `reports.rows.escape` lets nobody write
 _KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
@@ -43,16 +45,16 @@ class Entry:
     text: str
 
 
-def html_page(text: str, folder: Path, fragments: Mapping[str, str] | None = None) -> str:
+def html_page(tokens: list[Token], folder: Path, fragments: Mapping[str, str] | None = None) -> str:
     """The page.
 
     Args:
-        text: The report's Markdown; links to pictures are relative to `folder`.
+        tokens: The report's Markdown as `parsed` gives it, with the same fragments; they are changed. Links to pictures
+            are relative to `folder`.
         folder: The report's folder; of a picture the SVG is taken where there is one.
         fragments: Comment "<!-- NAME begins -->" -> HTML that takes the place of what stands between it and
             "<!-- NAME ends -->", both alone on their lines; its maker has escaped it.
     """
-    tokens = parsed(_with_places(text, fragments or {}))
     contents = list(_anchored(tokens))
     _label_tables(tokens)
     charts = _embed_pictures(tokens, folder)
@@ -78,9 +80,14 @@ def _with_places(text: str, fragments: Mapping[str, str]) -> str:
     return text
 
 
-def parsed(text: str) -> list[Token]:
-    """The Markdown's tokens, without our own comments, each of which has a line to itself."""
-    return _markdown().parse(_COMMENTS.sub("", text))
+def parsed(text: str, fragments: Mapping[str, str] | None = None) -> list[Token]:
+    """The Markdown's tokens, without our own comments, each of which has a line to itself.
+
+    Args:
+        text: The Markdown.
+        fragments: As for `html_page`: a place is left for each.
+    """
+    return _markdown().parse(_COMMENTS.sub("", _with_places(text, fragments or {})))
 
 
 def plain(inline: Token) -> str:
@@ -166,7 +173,7 @@ def _embed_pictures(tokens: Sequence[Token], folder: Path) -> list[str]:
             continue
         image = (one.children or [])[0]
         path = folder / str(image.attrGet("src"))
-        image.attrSet("src", _data_uri(path.with_suffix(".svg") if path.with_suffix(".svg").exists() else path))
+        image.attrSet("src", _data_uri(_drawing(path)))
         tokens[place - 1].tag = tokens[place + 1].tag = "figure"
         tokens[place - 1].hidden = tokens[place + 1].hidden = False
         spec = path.with_name(path.stem + SPEC)
@@ -174,6 +181,15 @@ def _embed_pictures(tokens: Sequence[Token], folder: Path) -> list[str]:
             tokens[place - 1].attrSet("data-chart", str(len(charts)))
             charts.append(spec.read_text(encoding="utf-8"))
     return charts
+
+
+def _drawing(path: Path) -> Path:
+    """The SVG beside a picture, where there is one; the picture itself where a large SVG is the larger of the two."""
+    drawing = path.with_suffix(".svg")
+    if not drawing.exists():
+        return path
+    size = drawing.stat().st_size
+    return path if size > LARGE and path.exists() and path.stat().st_size < size else drawing
 
 
 def _data_uri(path: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from markdown_it.token import Token
 
-from reports.html_page import parsed, plain
+from reports.html_page import plain
 
 _FORMULA = tuple("=+-@\t")
 _NUMBER = re.compile(r"[-+]?\d")
@@ -37,11 +37,10 @@ class Cells:
     rows: tuple[tuple[str, ...], ...]
 
 
-def tables_of(text: str) -> Iterator[Cells]:
-    """The tables of a report's Markdown, in order."""
+def tables_of(tokens: Sequence[Token]) -> Iterator[Cells]:
+    """The tables of a report's Markdown as `parsed` gives it, in order."""
     part = title = ""
     rows: list[list[str]] = []
-    tokens = parsed(text)
     for place, one in enumerate(tokens):
         if one.type == "heading_open":
             title = plain(tokens[place + 1])
@@ -56,18 +55,18 @@ def tables_of(text: str) -> Iterator[Cells]:
             yield Cells(part, title, tuple(rows[0]), tuple(map(tuple, rows[1:])))
 
 
-def write_tables(text: str, folder: Path) -> list[Path]:
+def write_tables(tokens: Sequence[Token], folder: Path) -> list[Path]:
     """Write every table of a report's Markdown twice, NN-title.csv and NN-title.tex.
 
     Args:
-        text: The Markdown.
+        tokens: The Markdown as `parsed` gives it.
         folder: Where they go; it must exist.
 
     Returns:
         The files, in order.
     """
     written = []
-    for number, table in enumerate(tables_of(text), start=1):
+    for number, table in enumerate(tables_of(tokens), start=1):
         name = re.sub(r"[^a-z0-9]+", "-", table.title.lower()).strip("-")[:60] or "table"
         for suffix, content in ((".csv", csv_of(table)), (".tex", latex_of(table))):
             path = folder / f"{number:02}-{name}{suffix}"

@@ -20,7 +20,7 @@ from reports.conditions import Condition, conditions_of
 from reports.drawing import Drawn
 from reports.rows import BLIND, Row, percentage, quantity
 
-MOST = 6  # pictures
+MOST = 4  # pictures
 _LEVELS = np.concatenate(([0.0], np.geomspace(1e-6, 0.5, 60), 1 - np.geomspace(0.5, 1e-6, 60)[1:], [1.0]))
 _NEEDED = ("n", "d", "mu", "a_over_c", "epsilon_exact_token")
 

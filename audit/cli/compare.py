@@ -1,11 +1,13 @@
-"""`delaudit compare`: defences at equal terms, four ways; which ranking changes with the way."""
+"""`delaudit compare`: defences at equal terms, four ways; or, given two runs, what changed between them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from audit.cli.options import FILE, FOLDER
+from audit.cli.options import FOLDER
 from audit.cli.output import checked_folder, close
 from defenses.errors import UserError
 
@@ -18,6 +20,9 @@ SHARES = ("asr", "asr-strongest")
 DEFAULT_LEVELS = {
     "exact-epsilon": (100.0, 1000.0), "nominal": (20.0, 60.0), "asr": (0.1, 0.3), "asr-strongest": (0.2, 0.4),
 }  # fmt: skip
+
+OF_CONTENDERS = ("modes", "at", "at_asr", "utility", "changes")
+OF_RUNS = ("level", "tracking")
 
 # Without a file: small, on the package's own workload. SanText sends frequent tokens only, so that the sums over the
 # vocabulary that its likelihood needs take seconds.
@@ -37,7 +42,7 @@ BUILT_IN: dict[str, Any] = {
 
 
 @click.command()
-@click.argument("file", type=FILE, required=False)
+@click.argument("inputs", nargs=-1, metavar="[FILE | BASE NEW]")
 @click.option(
     "--mode", "modes", multiple=True, type=click.Choice([*MODES, "all"]),
     help='What is made equal; repeatable, or "all" four.  [default: exact-epsilon]',
@@ -56,14 +61,69 @@ BUILT_IN: dict[str, Any] = {
     help="What ranks: agreement_top1, coherence, mauve, perplexity_over_clean or perplexity.",
 )  # fmt: skip
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one setting; repeatable.")
-@click.option("--out", type=FOLDER, default=None, help="[default: runs/NAME-compared]")
-@click.option("--json", "as_json", is_flag=True, help="Print the record's rows as one JSON object.")
-def compare(file: Path | None, **options: Any) -> None:
-    """Compare defences at equal terms; run again with the same --out, it goes on where it was stopped.
+@click.option(
+    "--level", type=float, default=None,
+    help="Of two runs: the family-wise level of all their tests together.  [default: 0.05]",
+)  # fmt: skip
+@click.option("--tracking", default=None, metavar="URI", help="Of two runs: the MLflow store of those given by id.")
+@click.option(
+    "--out", "-o", type=FOLDER, default=None,
+    help="[default: runs/NAME-compared; of two runs no folder is written]",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print the record's rows, or all changes, as one JSON object.")
+@click.pass_context
+def compare(ctx: click.Context, /, inputs: tuple[str, ...], **options: Any) -> None:
+    """Compare defences at equal terms, or two runs.
 
-    FILE is an experiment whose [[grids]] are the contenders: each names a defence, a projection or none, and its fixed
-    parameters, not its privacy parameter, which is solved for. Without FILE a small built-in set is compared.
+    FILE (.toml) is an experiment whose [[grids]] are the contenders: each names a defence, a projection or none, and
+    its fixed parameters, not its privacy parameter, which is solved for. Without FILE a small built-in set is
+    compared. Run again with the same --out, it goes on where it was stopped.
+
+    BASE and NEW are two runs (record.json, the folder in which a command left one, or an MLflow run's id): what changed
+    between them, by tests over documents at one level for all of them together. Exit code: 1 where something got
+    worse, 2 on bad input, else 0.
     """
+    two = _is_two_runs(inputs)
+    given = [name for name in options if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    _refuse([name for name in given if name in (OF_CONTENDERS if two else OF_RUNS)], two=two)
+    if two:
+        from audit.cli.compare_runs import compare_runs
+
+        ctx.exit(compare_runs(inputs[0], inputs[1], **{name: options[name] for name in (*OF_RUNS, "out", "as_json")}))
+    _compare_contenders(Path(inputs[0]) if inputs else None, options)
+
+
+def _is_two_runs(inputs: tuple[str, ...]) -> bool:
+    """True for two runs, False for contenders.
+
+    Raises:
+        UserError: what is given is neither.
+    """
+    files = [text.endswith(".toml") for text in inputs]
+    if files in ([], [True]):
+        return False
+    if files == [False, False]:
+        return True
+    raise UserError(
+        f"compare {' '.join(inputs)}: write `compare [FILE.toml]` for defences at equal terms, or `compare BASE NEW` "
+        "for two runs (record.json, or the folder that holds it)"
+    )
+
+
+def _refuse(names: list[str], *, two: bool) -> None:
+    """Refuse options that belong to the other use.
+
+    Raises:
+        UserError: there are some.
+    """
+    if names:
+        written = ", ".join({"changes": "--set", "modes": "--mode"}.get(name, f"--{name}") for name in names)
+        use, whose = ("two runs", "defences at equal terms") if two else ("defences at equal terms", "two runs")
+        raise UserError(f"{written.replace('_', '-')}: belongs to a comparison of {whose}, not of {use}: leave it out")
+
+
+def _compare_contenders(file: Path | None, options: Mapping[str, Any]) -> None:
+    """Solve, measure, publish and tell."""
     from audit.comparison import compare as run
     from audit.config import load_experiment, parse_experiment
     from audit.mlflow_session import sqlite_uri

@@ -29,6 +29,8 @@
       label.append(this.logarithmic, " Logarithmic axes");
       const hint = document.createElement("span");
       hint.textContent = "Choose a curve in the legend, several with the shift key; point at a mark for its values.";
+      const scales = spec.layer.flatMap((layer) => Object.values(layer.encoding).map((channel) => channel.scale));
+      label.hidden = !scales.some((scale) => scale && scale.type === "log");
       this.options.append(label, hint);
       figure.append(this.options, this.place);
     }

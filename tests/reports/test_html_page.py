@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from audit.records import RunRecord
-from reports.html_page import html_page
+from reports.html_page import html_page, parsed
 from reports.report import PAGE, PARTS, write_report
 from reports.table_files import csv_of, latex_of, tables_of
 
@@ -90,7 +90,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_the_page_has_headers_names_and_anchors(folder: Path) -> None:
     """If this failed, a screen reader would read cells without their columns, or links would go nowhere."""
-    found = read(html_page(TEXT, folder))
+    found = read(html_page(parsed(TEXT), folder))
     scopes = [one["scope"] for one in found.of("th")]
     assert scopes == ["col", "col", "row", "row", "col", "row"]
     regions = [one for one in found.of("div") if one.get("role") == "region"]
@@ -105,17 +105,17 @@ def test_the_page_has_headers_names_and_anchors(folder: Path) -> None:
 
 def test_pictures_are_in_the_page_with_their_text(folder: Path) -> None:
     """If this failed, the page would need files beside it, or say nothing to who cannot see the picture."""
-    (image,) = read(html_page(TEXT, folder)).of("img")
+    (image,) = read(html_page(parsed(TEXT), folder)).of("img")
     assert str(image["src"]).startswith("data:image/svg+xml;base64,")
     assert image["alt"] == "What it shows: 3 [2, 4]."
     (folder / "figures" / "one.svg").unlink()
-    (image,) = read(html_page(TEXT, folder)).of("img")
+    (image,) = read(html_page(parsed(TEXT), folder)).of("img")
     assert str(image["src"]).startswith("data:image/png;base64,")
 
 
 def test_nothing_is_fetched_and_nothing_from_text_becomes_markup(folder: Path) -> None:
     """If this failed, opening a report would tell somebody so, or run what a prompt holds."""
-    page = html_page(TEXT + "\n<img src=x onerror=alert(1)>\n\n[a](javascript:alert(1))\n", folder)
+    page = html_page(parsed(TEXT + "\n<img src=x onerror=alert(1)>\n\n[a](javascript:alert(1))\n"), folder)
     found = read(page)
     assert not [one for one in found.of("b") if one]
     assert len(found.of("script")) == 1
@@ -133,7 +133,7 @@ def test_every_table_is_the_markdowns(record: RunRecord, tmp_path: Path) -> None
     out = write_report([record], tmp_path / "report")
     text = (out / "report.md").read_text(encoding="utf-8")
     shown = read((out / PAGE).read_text(encoding="utf-8")).tables
-    tables = list(tables_of(text))
+    tables = list(tables_of(parsed(text)))
     assert [[list(one.header), *map(list, one.rows)] for one in tables] == shown
     files = sorted((out / "tables").glob("*.csv"))
     assert len(files) == len(tables) > 5
@@ -148,7 +148,7 @@ def test_every_table_is_the_markdowns(record: RunRecord, tmp_path: Path) -> None
 
 def test_cells_are_plain_and_no_formulae() -> None:
     """If this failed, a spreadsheet would compute what a prompt says, or a minus or a percentage would be lost."""
-    first, second = tables_of(TEXT)
+    first, second = tables_of(parsed(TEXT))
     assert (first.part, first.title, first.header) == ("Run 1: first", "Verdicts", ("claim", "value"))
     assert first.rows == (("a | b", "1,234.5 [1,200, 1,300]"), ("=SUM(A1)", "50 % & more_ {x}"))
     assert second.rows == (("<script>alert(1)</script>",),)
@@ -157,10 +157,10 @@ def test_cells_are_plain_and_no_formulae() -> None:
 
 def test_tables_are_latex_with_rules() -> None:
     """If this failed, a paper's table would not compile, or its rows have another number of columns than its head."""
-    found = latex_of(next(iter(tables_of(TEXT))))
+    found = latex_of(next(iter(tables_of(parsed(TEXT)))))
     assert [rule in found for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [True] * 3
     assert r"=SUM(A1) & 50 \% \& more\_ \{x\} \\" in found
     assert r"\caption{Run 1: first: Verdicts}" in found
     lines = [line for line in found.splitlines() if line.endswith(r"\\")]
     assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {1}
-    assert latex_of(next(iter(tables_of("| ε_x |\n| --- |\n| ≥ 1 |\n")))).count("$") == 4
+    assert latex_of(next(iter(tables_of(parsed("| ε_x |\n| --- |\n| ≥ 1 |\n"))))).count("$") == 4
