@@ -23,7 +23,18 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 from tqdm import tqdm
 
-from audit.crypto_record import CACHED, COMPOSED, COSTS, EXTRAPOLATED, IN_FULL, MEASURED, NETWORKS, OPERATORS
+from audit.crypto_record import (
+    CACHED,
+    COMPOSED,
+    COSTS,
+    EXTRAPOLATED,
+    IN_FULL,
+    MEASURED,
+    NETWORKS,
+    OPERATORS,
+    OVER_RIVAL,
+    RIVAL,
+)
 from audit.provenance import code_digest, machine, package_versions
 from defenses.crypto.engines.base import Engine
 from defenses.crypto.generation import Program, decode_program, step_program
@@ -228,11 +239,12 @@ class _Composer:
 def _compared(found: Mapping[System, Costs], model: str, length: int, way: str, meter: Meter) -> list[Row]:
     """A row for each system, with its ratios to the reference."""
     reference = next(costs for one, costs in found.items() if one.name == REFERENCE)
+    rival = next((costs for one, costs in found.items() if one.name == RIVAL), None)
     return [
         {
             "table": COSTS, "system": one.name, "title": one.title, "engine": meter.engine.name, "model": model,
             "length": length, "accounting": way, "basis": costs.basis, "repeats": len(costs.runs),
-            **_figures(costs), **_ratios(reference, costs),
+            **_figures(costs), **_ratios(reference, costs), **({} if rival is None else _over_rival(rival, costs)),
         }
         for one, costs in found.items()
     ]  # fmt: skip
@@ -267,6 +279,12 @@ def _ratios(reference: Costs, costs: Costs) -> Row:
             f"ratio_seconds_{name}", [on_network(ours, name) / on_network(other, name) for ours, other in pairs]
         )
     return row
+
+
+def _over_rival(rival: Costs, costs: Costs) -> Row:
+    """Seconds of the approximated model over a system's, round by round."""
+    pairs = zip(rival.runs, costs.runs, strict=True)
+    return _mean_ratio(OVER_RIVAL, [theirs.seconds / ours.seconds for theirs, ours in pairs])
 
 
 def on_network(cost: Cost, network: str) -> float:

@@ -13,6 +13,9 @@ NETWORKS = {"lan": (0.0005, 1e9), "wan": (0.04, 1e8)}
 """Networks that times are computed for: seconds of one round, and bits per second. Examples, not measurements: parties
 in one process have neither delay nor a limit of bandwidth."""
 
+RIVAL, OVER_RIVAL = "mpcformer", "ratio_seconds_mpcformer"
+"""The approximated model that MERGE's paper compares with, and the column of seconds of it over a system's own."""
+
 VIEWS = "crypto-views"
 INDEPENDENCE, INVERSION, DEALER = "independence", "inversion", "dealer"
 """The column "table" of a row of views: one test, what one share gives away, what the dealer of triples reads."""

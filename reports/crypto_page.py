@@ -6,7 +6,7 @@ Everything comes from the record; what it lacks is shown as not measured. A row'
 from collections.abc import Sequence
 from pathlib import Path
 
-from audit.crypto_record import COSTS, ENGINES, KIND, MEASURED, MODELS, NETWORKS, OPERATORS
+from audit.crypto_record import COSTS, ENGINES, KIND, MEASURED, MODELS, NETWORKS, OPERATORS, OVER_RIVAL, RIVAL
 from audit.records import RunRecord
 from reports.crypto_figures import draw_crypto
 from reports.rows import NOT_MEASURED, Row, escape, percentage, quantity, rows_of, table
@@ -16,7 +16,7 @@ REFERENCE = "vanilla"
 PUBLISHED = (
     ("merge", "MERGE over the vanilla encrypted model, length 512", "26.5 times as fast", "ratio_seconds"),
     ("merge", "MERGE over the vanilla encrypted model", "80 % fewer bytes", "bytes_saved"),
-    ("merge", "MERGE over approximated models such as MPCFormer", "up to 10 times as fast", "over_mpcformer"),
+    ("merge", "MERGE over approximated models such as MPCFormer", "up to 10 times as fast", OVER_RIVAL),
     ("pcft", "PCFT over Iron, the NeurIPS 2022 system for encoders", "5 times less computation", "ratio_seconds"),
     ("pcft", "PCFT over Iron", "80 % less communication", "bytes_saved"),
 )
@@ -233,14 +233,11 @@ def _published(costs: Sequence[Row]) -> str:
 
 
 def _ours(at: dict[str, Row], system: str, column: str) -> str | None:
+    """Our figure; None where there is nothing to compare with."""
     row = at[system]
-    if column != "over_mpcformer":
-        return f"{_saved(row)} bytes" if column == "bytes_saved" else f"{row.text(column)} times as fast"
-    other = at.get("mpcformer")
-    seconds = [None if one is None else one.number("seconds") for one in (other, row)]
-    if seconds[0] is None or not seconds[1]:
+    if column == OVER_RIVAL and RIVAL not in at:
         return None
-    return f"{quantity(seconds[0] / seconds[1])} times as fast"
+    return f"{_saved(row)} bytes" if column == "bytes_saved" else f"{row.text(column)} times as fast"
 
 
 def _worth(models: Sequence[Row]) -> str:

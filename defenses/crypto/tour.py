@@ -4,10 +4,8 @@ Rho, Seo et al., "Traveling Salesman-Based Token Ordering Improves Stability in 
 Models", arXiv 2510.12343: sampling under encryption mixes tokens that stand side by side in the vocabulary's order, so
 the order should be a tour that is short in cosine distance.
 
-Up to `SMALL` tokens fast_tsp (Or-opt with perturbations, MIT) looks at all pairs. On samples of SmolLM2's table it was
-the best of three: at 512 tokens 0.4426 mean cosine distance in 2 s, where LKH 3 (elkai; free for academic use only)
-had 0.4429 in 285 s and OR-Tools' guided local search 0.4464 in 20 s. Above, the searches of `tour_search` do: on the
-whole table fast_tsp shortened windows of their tour by 0.5 % only.
+Up to `SMALL` tokens fast_tsp (Or-opt with perturbations, MIT) looks at all pairs. Above, the searches of `tour_search`
+do, which look at near tokens alone.
 
 Symbols: V tokens, b coordinates. An order is a permutation `order`, (V,): the token at place k is order[k].
 """

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import t as student
 
 from audit.crypto_record import CACHED, COMPOSED, COSTS, EXTRAPOLATED, IN_FULL, MEASURED, NETWORKS, OPERATORS
 
@@ -89,6 +90,23 @@ def test_the_reference_is_as_fast_as_itself_and_ratios_are_taken_within_a_round(
     assert second["ratio_seconds"] == pytest.approx(2.0)
     assert "ratio_seconds_low" not in second  # both rounds gave the same ratio
     assert (second["bytes_saved"], second["ratio_rounds"]) == (0.75, 2.0)
+
+
+def test_a_system_is_compared_with_the_approximated_model_round_by_round(tmp_path: Path) -> None:
+    """If this failed, MERGE over MPCFormer would be a quotient of means, without an interval."""
+    from audit.crypto_costs import Costs, Meter, _compared
+    from defenses.crypto.operator_costs import Cost
+    from defenses.crypto.systems import SYSTEMS
+
+    seconds = {"vanilla": (8.0, 9.0, 10.0), "mpcformer": (4.0, 5.0, 6.0), "merge": (2.0, 2.4, 3.1)}
+    found = {SYSTEMS[name]: Costs(tuple(Cost(one, 1, 1) for one in times), MEASURED) for name, times in seconds.items()}
+    rows = {row["system"]: row for row in _compared(found, "small", 4, IN_FULL, Meter(Clock(), tmp_path))}
+    logs = np.log(np.array(seconds["mpcformer"]) / np.array(seconds["merge"]))
+    half = student.ppf(0.975, 2) * logs.std(ddof=1) / np.sqrt(3)
+    merge = rows["merge"]
+    assert merge["ratio_seconds_mpcformer"] == pytest.approx(np.exp(logs.mean()))
+    assert merge["ratio_seconds_mpcformer_low"] == pytest.approx(np.exp(logs.mean() - half))
+    assert merge["ratio_seconds_mpcformer_high"] == pytest.approx(np.exp(logs.mean() + half))
 
 
 def test_an_interval_is_students_of_the_logarithm() -> None:
