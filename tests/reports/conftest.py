@@ -1,7 +1,11 @@
 """A synthetic record in the shape of a quickstart's: two controls, DEL at two n, one column left out here and there."""
 
 import math
-from typing import Any
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
 
 import pytest
 
@@ -187,3 +191,66 @@ def record() -> RunRecord:
         examples=[example, answer],
         provenance=origin,
     )
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium without a window: the system's, or Playwright's own."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[test]'")
+    with sync_api.sync_playwright() as playwright:
+        try:
+            found = playwright.chromium.launch(
+                executable_path=next(filter(None, map(shutil.which, BROWSERS)), None), args=["--no-sandbox"]
+            )
+        except sync_api.Error:
+            pytest.skip("needs a browser: apt install chromium, or playwright install chromium")
+        yield found
+        found.close()
+
+
+class Opened:
+    """A page in a tab, with what the browser said and asked for."""
+
+    def __init__(self, browser: Any, path: Path, width: int = 1280, **options: Any) -> None:
+        self.context = browser.new_context(viewport={"width": width, "height": 900}, **options)
+        self.tab = self.context.new_page()
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        self.tab.on("console", lambda message: self.said.append(message.text))
+        self.tab.on("pageerror", lambda error: self.said.append(str(error)))
+        self.tab.on("request", lambda request: self.asked.append(request.url))
+        self.tab.goto(path.as_uri())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.context.close()
+
+
+@pytest.fixture(scope="session")
+def opened(browser: Any) -> Callable[..., Opened]:
+    """Opens a page: path, width and options of the browser's context."""
+    return partial(Opened, browser)
+
+
+@pytest.fixture(scope="session")
+def examined(opened: Callable[..., Opened]) -> Callable[[Path, int, str], None]:
+    """Fails where a page logs an error, asks for anything, is wider than the window or breaks a rule of WCAG 2.2 AA."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe: pip install -e '.[test]'")
+
+    def examine(path: Path, width: int, scheme: str) -> None:
+        with opened(path, width, color_scheme=scheme) as page:
+            charts = page.tab.locator("figure[data-chart]").count()
+            page.tab.wait_for_function("(n) => document.querySelectorAll('figure .chart svg').length === n", arg=charts)
+            found = axe.Axe().run(page.tab, options={"runOnly": RULES})
+            assert found.violations_count == 0, found.generate_report()
+            assert page.said == []
+            assert [url for url in page.asked if not url.startswith("data:")] == [path.as_uri()]
+            assert page.tab.evaluate("document.documentElement.scrollWidth") == width
+
+    return examine

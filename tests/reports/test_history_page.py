@@ -4,8 +4,6 @@ import csv
 import json
 import math
 import re
-import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -260,41 +258,7 @@ def test_the_same_runs_make_the_same_page(runs: list[RunRecord], folder: Path, t
         assert (again / name).read_bytes() == (folder / name).read_bytes()
 
 
-# --- in a browser ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Chromium without a window: the system's, or Playwright's own."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[test]'")
-    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
-    with sync_api.sync_playwright() as playwright:
-        try:
-            found = playwright.chromium.launch(
-                executable_path=next(filter(None, map(shutil.which, names)), None), args=["--no-sandbox"]
-            )
-        except sync_api.Error:
-            pytest.skip("needs a browser: apt install chromium, or playwright install chromium")
-        yield found
-        found.close()
-
-
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
-def test_it_renders_in_silence_and_passes_axe(browser: Any, folder: Path, width: int, scheme: str) -> None:
+def test_it_renders_in_silence_and_passes_axe(examined: Any, folder: Path, width: int, scheme: str) -> None:
     """If this failed, there would be an error, a request, text that is cut off or a breach of WCAG 2.2 AA."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe: pip install -e '.[test]'")
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    tab, said, asked = context.new_page(), [], []
-    tab.on("console", lambda message: said.append(message.text))
-    tab.on("pageerror", lambda error: said.append(str(error)))
-    tab.on("request", lambda request: asked.append(request.url))
-    tab.goto((folder / PAGE).as_uri())
-    tab.wait_for_selector("figure .chart svg")
-    found = axe.Axe().run(
-        tab, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
-    )
-    assert found.violations_count == 0, found.generate_report()
-    assert said == []
-    assert [url for url in asked if not url.startswith("data:")] == [(folder / PAGE).as_uri()]
-    assert tab.evaluate("document.documentElement.scrollWidth") == width
-    context.close()
+    examined(folder / PAGE, width, scheme)
