@@ -229,7 +229,7 @@ def _layers(view: _View, up: str, points: Sequence[Point], levels: Sequence[Poin
                         symbolOpacity=1)  # fmt: skip
     colour, shape = (
         channel("curve:N", title="curve", sort=names, legend=legend,
-                scale=alt.Scale(domain=names, range=_cycled(looks, names)))
+                scale=alt.Scale(domain=names, range=_cycled(looks, names, shifted=channel is alt.Shape)))
         for channel, looks in ((alt.Color, COLOURS), (alt.Shape, SHAPES))
     )  # fmt: skip
     seen, faint = (alt.condition(chosen, alt.value(on), alt.value(off)) for on, off in ((1.0, 0.12), (0.15, 0.02)))
@@ -267,8 +267,10 @@ def _layers(view: _View, up: str, points: Sequence[Point], levels: Sequence[Poin
     return whole
 
 
-def _cycled(values: Sequence[str], names: Sequence[str]) -> list[str]:
-    return [values[place % len(values)] for place in range(len(names))]
+def _cycled(values: Sequence[str], names: Sequence[str], *, shifted: bool = False) -> list[str]:
+    """A value for each name; shifted by one in every further round, so that pairs of colour and mark do not repeat."""
+    size = len(values)
+    return [values[(place + (place // size if shifted else 0)) % size] for place in range(len(names))]
 
 
 def _reach(points: Sequence[Point], name: str, attack: str) -> str:

@@ -80,6 +80,16 @@ def test_several_runs_share_a_chart(record: RunRecord) -> None:
     assert {one["curve"] for one in drawn} == {f"run {run}: del, n={n}" for run in (1, 2) for n in (4, 8)}
 
 
+def test_many_curves_have_looks_of_their_own(record: RunRecord) -> None:
+    """If this failed, the eighth curve would look like the first."""
+    row = next(dict(row) for row in record.rows if row["defence"] == "del")
+    rows = [{**row, "defence": f"defence-{number}"} for number in range(20)]
+    chart = charts(dataclasses.replace(record, rows=rows))["utility-epsilon"]
+    marks = next(layer["encoding"] for layer in chart.spec["layer"] if "shape" in layer["encoding"])
+    ranges = [marks[channel]["scale"]["range"] for channel in ("color", "shape")]
+    assert len(set(zip(*ranges, strict=True))) == 20
+
+
 def test_a_chart_is_three_files_of_one_specification(record: RunRecord, tmp_path: Path) -> None:
     """If this failed, the live view and the drawing could show different points."""
     chart = charts(record)["utility-epsilon"]
