@@ -20,6 +20,7 @@ RECORD, STARTED = "record.json", "started.json"
 PARENT = "mlflow.parentRunId"
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
+_COMMIT = re.compile(r"[0-9a-f]{7,40}")
 _KEY = re.compile(r"[0-9a-f]+")
 _PAGE = 1000  # runs in one answer of a store
 _DEPTH = 8  # nested runs above one another
@@ -30,7 +31,8 @@ def read_run(text: str, tracking: str | None = None) -> RunRecord:
 
     Args:
         text: A record's file; the folder that a command wrote, finished or broken off; or, with `tracking`, the id of
-            an MLflow run, of which a nested one stands for its parent. A file of such a name is "./NAME" then.
+            an MLflow run, of which a nested one stands for its parent, or a commit (seven characters or more), which
+            stands for its newest run. A file of such a name is "./NAME" then.
         tracking: The MLflow store: "sqlite:///path", the path of an SQLite file, "http(s)://...", "file:...".
 
     Returns:
@@ -48,6 +50,8 @@ def read_run(text: str, tracking: str | None = None) -> RunRecord:
         if tracking is None:
             raise UserError(f"{text}: there is no such file; for the MLflow run of this id name its store: --tracking")
         return _of_store(text, tracking)
+    if tracking is not None and not there and _COMMIT.fullmatch(text):
+        return _of_commit(text, tracking)
     return _of_folder(place) if is_folder else _of_file(place)
 
 
@@ -216,6 +220,20 @@ def _of_store(run_id: str, tracking: str) -> RunRecord:
         if run.info.lifecycle_stage != "active":
             raise UserError(f"{_called(run)} has been deleted; restore it: mlflow runs restore --run-id {run_id}")
         return _artifact(client, run)
+
+
+def _of_commit(commit: str, tracking: str) -> RunRecord:
+    """The newest run of a commit; its remarks say of how many."""
+    records, skipped = runs_of(tracking)
+    found = [one for one in records if (one.commit or "").startswith(commit)]
+    if not found:
+        lost = f"; {len(skipped)} runs have no record that can be read" if skipped else ""
+        raise UserError(f"MLflow store {tracking}: no run of commit {commit} has a record{lost}")
+    if len(found) == 1:
+        return found[0]
+    kinds = ", ".join(sorted({one.kind for one in found}))
+    remark = f"the newest of {len(found)} runs of commit {commit} ({kinds}); name another by its id"
+    return replace(found[-1], remarks=[*found[-1].remarks, remark])
 
 
 def _called(run: Any) -> str:

@@ -79,9 +79,9 @@ def compare(ctx: click.Context, /, inputs: tuple[str, ...], **options: Any) -> N
     its fixed parameters, not its privacy parameter, which is solved for. Without FILE a small built-in set is
     compared. Run again with the same --out, it goes on where it was stopped.
 
-    BASE and NEW are two runs (record.json, the folder in which a command left one, or an MLflow run's id): what changed
-    between them, by tests over documents at one level for all of them together. Exit code: 1 where something got
-    worse, 2 on bad input, else 0.
+    BASE and NEW are two runs (record.json, the folder in which a command left one, or with --tracking an MLflow run's
+    id or a commit): what changed between them, by tests over documents at one level for all of them together. Exit
+    code: 1 where something got worse, 2 on bad input, else 0.
     """
     two = _is_two_runs(inputs)
     given = [name for name in options if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]

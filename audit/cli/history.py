@@ -68,8 +68,9 @@ def _lines(name: str, found: "History") -> list[str]:
     worse = [f"worse   {_change(one)}" for one in found.regressions]
     better = [f"better  {_change(one)}" for one in found.improvements]
     closing = (
-        f"{len(found.runs)} runs, {len(found.steps)} compared with the run before: {len(worse)} figures got worse, "
-        f"{len(better)} better, at a family-wise level of {100 * found.level:g} %"
+        f"{len(found.runs)} run{'' if len(found.runs) == 1 else 's'}, {len(found.steps)} compared with the run before: "
+        f"{len(worse)} figure{'' if len(worse) == 1 else 's'} got worse, {len(better)} better, at a family-wise level of "
+        f"{100 * found.level:g} %"
     )
     return [name, *runs, *worse, *better, closing]
 

@@ -440,6 +440,18 @@ def test_a_store_of_another_version_stays_as_it_is(
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_commit_stands_for_its_newest_run(tmp_path: Path) -> None:
+    """If this failed, two commits could not be compared, or an older run would stand for one without a word."""
+    store = sqlite_uri(tmp_path / "mlflow.db")
+    for commit, seed in (("a" * 40, 1), ("b" * 40, 2), ("b" * 40, 3)):
+        log_record(replace(made(seed=seed), commit=commit), store, "over-time")
+    alone, newest = (read_run(name * 7, str(tmp_path / "mlflow.db")) for name in "ab")
+    assert (alone.seed, list(alone.remarks), newest.seed) == (1, [], 3)
+    assert newest.remarks == ["the newest of 2 runs of commit bbbbbbb (experiment); name another by its id"]
+    with pytest.raises(UserError, match="no run of commit ccccccc has a record"):
+        read_run("c" * 7, store)
+
+
 def test_the_runs_of_an_experiment_oldest_first(kept: tuple[Path, dict[str, str]]) -> None:
     """If this failed, a history would lack runs, hold nested ones, or lose those without a record."""
     file, ids = kept
