@@ -67,10 +67,10 @@ def _lines(name: str, found: "History") -> list[str]:
     runs = [f"{number:>4}  {run_name(record)}" for number, record in enumerate(found.runs, start=1)]
     worse = [f"worse   {_change(one)}" for one in found.regressions]
     better = [f"better  {_change(one)}" for one in found.improvements]
+    many = "" if len(found.runs) == 1 else "s"
     closing = (
-        f"{len(found.runs)} run{'' if len(found.runs) == 1 else 's'}, {len(found.steps)} compared with the run before: "
-        f"{len(worse)} figure{'' if len(worse) == 1 else 's'} got worse, {len(better)} better, at a family-wise level of "
-        f"{100 * found.level:g} %"
+        f"{len(found.runs)} run{many}, {len(found.steps)} compared with the run before: {len(worse)} got worse, "
+        f"{len(better)} better, at a family-wise level of {100 * found.level:g} %"
     )
     return [name, *runs, *worse, *better, closing]
 

@@ -27,8 +27,8 @@ def report(
     """Put runs on one page; defences by noise and by encryption share a table.
 
     A RUN is a record (record.json), the folder in which a command left one or was broken off, or, with --tracking, an
-    MLflow run's id or a commit, which stands for its newest run. The page, report.html, opens from disk; beside it stand the same report in Markdown, its tables
-    (CSV, LaTeX), its pictures (SVG, PNG) and the records.
+    MLflow run's id or a commit, which stands for its newest run. The page, report.html, opens from disk; beside it
+    stand the same report in Markdown, its tables (CSV, LaTeX), its pictures (SVG, PNG) and the records.
 
     With --index FOLDER: a gallery, FOLDER/index.html, over every report below the folder.
     """

@@ -238,7 +238,7 @@ def test_the_command_says_what_got_worse(store: Path) -> None:
     worse = [line for line in out if line.startswith("worse")]
     assert len(worse) == 1
     assert re.search(r"run 3: del n=4 mu=20: asr_strongest 0\.1\d+ -> 0\.2\d+, p [\de.-]+, n 32$", worse[0])
-    assert out[-1].startswith("4 runs, 3 compared with the run before: 1 figures got worse, 0 better")
+    assert out[-1].startswith("4 runs, 3 compared with the run before: 1 got worse, 0 better")
 
 
 def test_the_command_gives_everything_as_strict_json(store: Path) -> None:
