@@ -48,7 +48,9 @@ def draw_attributes(record: RunRecord, folder: Path, prefix: str) -> Drawn | Non
     for border in range(1, len(tasks)):
         axes.axvline(border - 0.5, color="0.85", linewidth=0.8)
     auc_axes(axes, [plain(task, 24) for task in tasks])
-    axes.figure.legend(loc="outside upper center", ncols=3, fontsize=8.5, frameon=False)
+    shown = picture.legend(loc="outside upper center", ncols=3, fontsize=8.5, frameon=False)
+    for text in shown.get_texts():
+        text.set_parse_math(False)
     file = f"{prefix}attributes.png"
     write_picture(picture, folder / file)
     return Drawn(file, "AUC by attribute and view", _alt(tasks, rows))

@@ -95,7 +95,9 @@ def draw_tradeoff(
     _whole(left)
     _corner(right, points, attacks)
     handles, labels = left.get_legend_handles_labels()
-    picture.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8.5, frameon=False)
+    shown = picture.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8.5, frameon=False)
+    for text in shown.get_texts():
+        text.set_parse_math(False)
     _save(picture, path)
 
 

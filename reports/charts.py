@@ -15,6 +15,7 @@ from typing import Any
 import altair as alt
 import vl_convert
 
+from audit.audit_record import KINDS as AUDITS
 from audit.curves import NAMED, curves
 from audit.records import RunRecord
 from reports.drawing import COLOURS, Drawn, strongest_column
@@ -110,7 +111,8 @@ def overview_charts(records: Sequence[RunRecord]) -> list[Chart]:
     Args:
         records: Of any kind; rows without the figures are left out of a chart, and a chart without points is none.
     """
-    named = [curve for number, record in enumerate(records, 1) for curve in _curves(record, number, len(records))]
+    measured = [(number, record) for number, record in enumerate(records, 1) if record.kind not in AUDITS]
+    named = [curve for number, record in measured for curve in _curves(record, number, len(records))]
     utility = next((key for key in UTILITIES if any(row.number(key) for _, rows in named for row in rows)), None)
     found = [_chart(view, utility, named, records) for view in _VIEWS if utility is not None or view.y is not None]
     return [chart for chart in found if chart is not None]

@@ -67,7 +67,7 @@ def cited_methods(records: Sequence[RunRecord]) -> list[tuple[str, str]]:
         method for method, column in (
             (_EXACT, "epsilon_exact_token"), (_NOMINAL, "epsilon_gdp_token"), (_SANDWICH, "gamma"),
             (_CEILING, "ceiling_exact"), (_HOLM, "p_holm"),
-        ) if column in keys
+        ) if column in keys or (column == "p_holm" and any(key.endswith("_p_holm") for key in keys))
     ]  # fmt: skip
     if any(key.endswith("_low") for key in keys):
         found.append(_BOOTSTRAP)

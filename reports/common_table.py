@@ -66,10 +66,10 @@ def _name(row: Row) -> str:
 
 def _noise_promise(row: Row) -> str:
     epsilon = row.number("epsilon_exact_token")
-    claim = str(row.values.get("claim") or "")
+    claim = row.words("claim")
     if epsilon is None:
-        return "no differential privacy" if not claim or claim.endswith("no mechanism") else escape(claim)
-    return f"exact ε = {quantity(epsilon)} a token at δ = {row.text('delta')} (claimed: {escape(claim)})"
+        return "no differential privacy" if row.is_control or claim.endswith("no mechanism") else claim
+    return f"exact ε = {quantity(epsilon)} a token at δ = {row.text('delta')} (claimed: {claim})"
 
 
 def _ratio(row: Row, key: str) -> str:

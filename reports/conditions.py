@@ -16,6 +16,8 @@ from reports.views_page import KINDS as RECORDED
 
 _OTHER = AUDITS | ATTRIBUTES | ENCRYPTED | SUITES | UNDERSTANDINGS | ORDERINGS | RECORDED
 
+_TOLD = ("epsilon_exact_token", "epsilon_per_unit_distance", "perplexity")
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -51,7 +53,7 @@ def conditions_of(records: Sequence[RunRecord]) -> list[Condition]:
     return [
         one for one in _all(records)
         if one.record.kind not in _OTHER and not one.row.values.get("reason")
-        and (one.row.attacks() or any(one.row.number(key) is not None for key in ("epsilon_exact_token", "perplexity")))
+        and (one.row.attacks() or any(one.row.values.get(key) is not None or key in one.row.flags for key in _TOLD))
     ]  # fmt: skip
 
 
@@ -76,7 +78,8 @@ def audit_of(condition: Condition, claims: Sequence[Condition]) -> Condition | N
         stated = {key.removeprefix(PARAMETER_PREFIX): value for key, value in other.items()
                   if key.startswith(PARAMETER_PREFIX)}  # fmt: skip
         same = all(row[key] == value for key, value in stated.items() if row.get(key) is not None)
-        if same and other.get("defence") == row.get("defence") and other.get("claim_text") == row.get("claim"):
+        words = row.get("claim") is not None and other.get("claim_text") == row.get("claim")
+        if same and words and other.get("defence") == row.get("defence"):
             return claim
     return None
 

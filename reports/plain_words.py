@@ -86,6 +86,7 @@ def _tested(
         names = list(dict.fromkeys(one.row.defence for one in defended))
         parts.append(f"{_count(len(defended), 'condition')} of {_count(len(names), 'defence')} ({_listed(names)})")
         attacked = max(defended, key=lambda one: one.row.number("attack_tokens") or 0)
+        evidence.append(Evidence("conditions", str(len(defended)), "the report", "count of conditions"))
         evidence.append(
             Evidence("attack_tokens", attacked.row.text("attack_tokens"), attacked.name, _documents(attacked.row))
         )
@@ -121,16 +122,18 @@ def _refuted(claims: Sequence[Condition]) -> Sentence | None:
     worst = max(wrong, key=excess)
     row = worst.row
     more = f", one of {len(wrong)} refuted claims" if len(wrong) > 1 else ""
+    unit = "canaries" if row.values.get("through") == "canaries" else "samples a side"
+    basis = f"{row.text('samples')} {unit}, {row.words('estimator')}"
     text = f"**The claim {worst.name} of {escape(row.defence)} is false**{more}"
     if excess(worst) > 1:
         confidence = row.number("confidence")
         sure = "" if confidence is None else f" with confidence {percentage(confidence)}"
         text += f": it promises ε = {row.text('epsilon_claimed')}, and ε is at least {row.text('epsilon_lower')}{sure}"
-    evidence = tuple(
-        Evidence(key, row.text(key), worst.name, f"{row.text('samples')} samples a side, {row.words('estimator')}")
-        for key in ("epsilon_claimed", "epsilon_lower", "p_value")
-    )
-    return Sentence(f"{text}.", evidence)
+    keys = ["epsilon_claimed", "epsilon_lower", *(["confidence"] if row.number("confidence") else []), "p_value"]
+    evidence = [Evidence(key, row.text(key, percent=key == "confidence"), worst.name, basis) for key in keys]
+    if more:
+        evidence.append(Evidence("refuted", str(len(wrong)), "the report", "count of claims"))
+    return Sentence(f"{text}.", tuple(evidence))
 
 
 def _gap(defended: Sequence[Condition]) -> Sentence | None:
@@ -172,15 +175,20 @@ def _prompt(defended: Sequence[Condition]) -> Sentence | None:
         best = condition.row.strongest()
         if best is None:
             continue
-        low, high = condition.row.interval(best.column) or (best.rate, best.rate)
-        ends = f"{_HUNDRED * low:.0f} to {_HUNDRED * high:.0f}"
-        parts.append(f"about {_HUNDRED * best.rate:.0f} ({ends}) at {condition.name}")
+        found = condition.row.interval(best.column)
+        ends = "" if found is None else f" ({_HUNDRED * found[0]:.0f} to {_HUNDRED * found[1]:.0f})"
+        parts.append(f"about {_HUNDRED * best.rate:.0f}{ends} at {condition.name}")
         evidence.append(Evidence(best.column, condition.row.text(best.column, percent=True), condition.name,
                                  _documents(condition.row)))  # fmt: skip
     text = f"Of every {_HUNDRED} tokens of a user's prompt that attack names {' and '.join(parts)}"
-    priors = [value for one in attacked if (value := one.row.number("asr_prior")) is not None]
+    priors = [(value, one) for one in attacked if (value := one.row.number("asr_prior")) is not None]
     if priors:
-        blind = dict.fromkeys(f"{_HUNDRED * value:.0f}" for value in (min(priors), max(priors)))
+        rarest, likeliest = (choose(priors, key=lambda pair: pair[0]) for choose in (min, max))
+        blind = dict.fromkeys(f"{_HUNDRED * value:.0f}" for value, _ in (rarest, likeliest))
+        evidence += [
+            Evidence("asr_prior", one.row.text("asr_prior", percent=True), one.name, _documents(one.row))
+            for _, one in ((rarest, likeliest) if rarest[1] is not likeliest[1] else (rarest,))
+        ]
         text += f"; a guess that sees nothing names {' to '.join(blind)}"
     return Sentence(f"{text}.", tuple(evidence))
 
@@ -200,7 +208,7 @@ def _guarantee(defended: Sequence[Condition]) -> Sentence | None:
     which = "every one" if count == len(judged) else "none" if not count else f"{count}"
     text = f"The exact guarantee is **vacuous** in {which} of {_count(len(judged), 'accounted condition')}"
     text += ": it would let an adversary be nearly certain of a token" if count else ""
-    evidence = []
+    evidence = [Evidence("vacuous", f"{count} of {len(judged)}", "the report", "count of conditions")]
     if known:
         least, most = (choose(known, key=lambda pair: pair[0]) for choose in (min, max))
         text += f"; per token ε runs from {quantity(least[0])} to {quantity(most[0])}"
@@ -208,12 +216,13 @@ def _guarantee(defended: Sequence[Condition]) -> Sentence | None:
             Evidence("epsilon_exact_token", quantity(value), one.name, _delta(one.row))
             for value, one in ((least, most) if least[1] is not most[1] else (least,))
         ]
-        whole = least[1].row.number("epsilon_exact_prompt")
-        if whole is not None:
-            text += (
-                f", and the smallest is {quantity(whole)} for a prompt of {least[1].row.text('prompt_tokens')} tokens"
-            )
-            evidence.append(Evidence("epsilon_exact_prompt", quantity(whole), least[1].name, _delta(least[1].row)))
+        prompts = [(value, one) for one, _ in judged if (value := one.row.number("epsilon_exact_prompt")) is not None]
+        if prompts:
+            whole, one = min(prompts, key=lambda pair: pair[0])
+            bound = "" if one.row.values.get("prompt_is_exact") in {True, None} else "at most "
+            size, told = f"{one.row.text('prompt_tokens')} tokens", f"{bound}{quantity(whole)}"
+            text += f", and the smallest is {told} for a prompt of {size}"
+            evidence.append(Evidence("epsilon_exact_prompt", told, one.name, f"{_delta(one.row)}, {size}"))
     return Sentence(f"{text}.", tuple(evidence))
 
 
@@ -248,7 +257,10 @@ def _both(records: Sequence[RunRecord], defended: Sequence[Condition]) -> Senten
         key = _cost_key(shown.row)
         text += f"; the most useful one, {shown.name}, has {shown.row.text(key)} {_COSTS[key]}"
     key = _cost_key(shown.row)
-    evidence = [Evidence(key, shown.row.text(key), shown.name, f"{shown.row.text('documents')} documents")]
+    evidence = [
+        Evidence("useful and hard to read", f"{len(both)} of {len(judged)}", "the report", "count of conditions"),
+        Evidence(key, shown.row.text(key), shown.name, f"{shown.row.text('documents')} documents"),
+    ]
     best = shown.row.strongest()
     if best is not None:
         evidence.append(
@@ -271,7 +283,10 @@ def _cost(row: Row) -> float:
 
 def _people(views: Sequence[Condition]) -> Sentence | None:
     """What a defended view gives away about a person."""
-    read = [one for one in views if one.row.values.get("view") == "defended" and one.row.number("auc") is not None]
+    read = [
+        one for one in views
+        if one.row.values.get("view") == "defended" and None not in (one.row.number("auc"), one.row.number("p_holm"))
+    ]  # fmt: skip
     if not read:
         return None
     told = [one for one in read if (p_value := one.row.number("p_holm")) is not None and p_value <= LEVEL]
@@ -284,7 +299,8 @@ def _people(views: Sequence[Condition]) -> Sentence | None:
     text += f"; {len(told)} of {_count(len(read), 'pair')} of attribute and view {'is' if len(told) == 1 else 'are'}"
     basis = f"{row.text('victims')} users, Holm over all rows"
     of = f"{row.words('task')}, {escape(view_name(row))}"
-    return Sentence(f"{text}.", tuple(Evidence(key, row.text(key), of, basis) for key in ("auc", "p_holm")))
+    count = Evidence("told from chance", f"{len(told)} of {len(read)}", "the report", "count of pairs")
+    return Sentence(f"{text}.", (*(Evidence(key, row.text(key), of, basis) for key in ("auc", "p_holm")), count))
 
 
 def _others(records: Sequence[RunRecord], openings: Sequence[str], spoken_of: set[int]) -> list[Sentence]:
@@ -318,8 +334,11 @@ def _untested(
     models = {str(one.config["model"]) for one in records if isinstance(one.config.get("model"), str)}
     if len(models) < 2:
         missing.append("no second model was tried")
-    text = f"Not tested: {'; '.join(missing)}. A stronger attack may exist, and none of these figures proves privacy."
-    return Sentence(text, (Evidence("runs", str(len(records)), "the report", "what the records hold"),))
+    start = f"Not tested: {'; '.join(missing)}. " if missing else ""
+    text = f"{start}A stronger attack may exist, and none of these figures proves privacy."
+    counts = {"runs": len(records), "attacks that could not run": len(out), "runs with a remark": len(broken)}
+    told = [Evidence(key, str(count), "the report", "what the records hold") for key, count in counts.items() if count]
+    return Sentence(text, tuple(told))
 
 
 def _documents(row: Row) -> str:

@@ -1,13 +1,14 @@
 """Where every figure comes from: command, seed, commit, versions, data, what each adversary knew, and the methods."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from audit.records import RunRecord
 from reports.attack_tables import knowledge_table
 from reports.citations import ATTACKS, DEFENCES, cited_methods
 from reports.conditions import conditions_of
-from reports.rows import NOT_MEASURED, code, escape, rows_of, table
+from reports.rows import NOT_MEASURED, Row, code, escape, rows_of, table
 
 UNKNOWN = "**unknown to this version**: shown as recorded"
 _FEW = 12  # numbers that were not finite, listed one by one
@@ -50,11 +51,15 @@ def _table(record: RunRecord) -> str:
         ["created", escape(record.created)],
         ["commit", commit],
         *(data or [["data", NOT_MEASURED]]),
-        ["packages", escape(", ".join(f"{name} {version}" for name, version in record.versions.items()))],
-        ["machine", escape(", ".join(f"{key} {value}" for key, value in environment.items()))],
+        ["packages", _pairs(record.versions)],
+        ["machine", _pairs(environment)],
         ["configuration", code(json.dumps(record.config, ensure_ascii=False))],
     ]
     return table(["what", "value"], body)
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return escape(", ".join(f"{name} {value}" for name, value in values.items())) or NOT_MEASURED
 
 
 def _knowledge(records: Sequence[RunRecord]) -> list[str]:
@@ -69,10 +74,16 @@ def _methods(records: Sequence[RunRecord]) -> list[str]:
         ["defence", escape(name), DEFENCES.get(name, UNKNOWN)]
         for name in dict.fromkeys(str(row.values["defence"]) for row in rows if row.values.get("defence"))
     ]
-    for label in dict.fromkeys(label for row in rows for label in row.attacks()):
+    tried = [label for row in rows for label in (*row.attacks(), *_classifier(row))]
+    for label in dict.fromkeys(tried):
         known = next(
             (source for name, source in ATTACKS.items() if label == name or label.startswith(f"{name}-")), None
         )
         body.append(["attack", escape(label), known or UNKNOWN])
     body += [["statistic", name, source] for name, source in cited_methods(records)]
     return ["### Methods and their sources", "", table(["kind", "name", "source"], body), ""] if body else []
+
+
+def _classifier(row: Row) -> list[str]:
+    """What inferred an attribute."""
+    return [str(row.values["classifier"])] if row.values.get("classifier") and row.values.get("view") else []

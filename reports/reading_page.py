@@ -4,6 +4,7 @@ The records hold such prompts only of public text, or where a user asked for the
 tokens as text; the HTML page has the same as marked text, which needs no script.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -24,6 +25,7 @@ LEGEND = (
 )
 _TEMPLATE = Path(__file__).with_name("assets") / "reading.html"
 _SHADES = 5
+_OPENS_BLOCK = re.compile(r"^(\d*)([-+#.)])")
 BLANK, BREAK, UNKNOWN = "\u2423", "\u23ce", "\ufffd"  # signs for what cannot be seen
 
 
@@ -40,8 +42,8 @@ def reading_section(records: Sequence[RunRecord]) -> list[str]:
             lines += [f"*{_told(reading)}*", "", _text(reading), ""]
         lines += [end(number), ""]
     if left:
-        more = f"{left} further conditions have such prompts in their records; these {len(shown)} are spread evenly"
-        lines += [f"{more} from the least to the most that was read.", ""]
+        others = f"{left} further condition{' has' if left == 1 else 's have'} such prompts in the records; these"
+        lines += [f"{others} {len(shown)} are spread evenly from the least to the most that was read.", ""]
     return lines
 
 
@@ -87,7 +89,8 @@ def _whole(reading: Mapping[str, Any]) -> bool:
     lists = [reading.get(key) for key in ("secret", "guess", "hit")]
     sure = reading.get("posterior")
     lengths = {len(one) if isinstance(one, list) else -1 for one in (*lists, *([] if sure is None else [sure]))}
-    return reading.get("place") in PLACES and len(lengths) == 1 and max(lengths) > 0
+    placed = isinstance(reading.get("place"), str) and reading["place"] in PLACES
+    return placed and len(lengths) == 1 and max(lengths) > 0
 
 
 def _posteriors(reading: Mapping[str, Any]) -> list[float | None]:
@@ -111,9 +114,10 @@ def _text(reading: Mapping[str, Any]) -> str:
     parts = []
     for secret, guess, hit, sure in _columns(reading):
         known = "" if sure is None else f" ({100 * sure:.0f})"
-        token = escape(secret.strip()) or BLANK
-        parts.append(f"**{token}**{known}" if hit else f"{token} → {escape(guess.strip()) or '␣'}{known}")
-    return " · ".join(parts)
+        token = escape(_visible(secret))
+        parts.append(f"**{token}**{known}" if hit else f"{token} → {escape(_visible(guess))}{known}")
+    line = " · ".join(parts)
+    return _OPENS_BLOCK.sub(lambda found: found[1] + "\\" + found[2], line)
 
 
 def _columns(reading: Mapping[str, Any]) -> list[tuple[str, str, bool, float | None]]:

@@ -4,6 +4,7 @@ Curves are computed from the record's own n, d, A/c and mu; conditions of other 
 record, and are left to an audit.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from defenses.privacy.binomial import StochasticQuantizationProfile
 from defenses.privacy.gaussian import GaussianProfile
 from defenses.privacy.theorem import SandwichProfile
 from reports.audit_figures import Point, draw_tradeoff, plain
-from reports.conditions import Condition, conditions_of
+from reports.conditions import Condition, audit_of, claims_of, conditions_of
 from reports.drawing import Drawn
 from reports.rows import BLIND, Row, percentage, quantity
 
@@ -35,9 +36,10 @@ def draw_conditions(records: Sequence[RunRecord], folder: Path) -> tuple[list[Dr
     Returns:
         The pictures, at most MOST, and how many conditions with such curves are not drawn.
     """
+    claims = claims_of(records)
     known = [
         one for one in conditions_of(records)
-        if not one.row.is_control and all(one.row.number(key) is not None for key in _NEEDED)
+        if not one.row.is_control and _has_curve(one.row) and audit_of(one, claims) is None
     ]  # fmt: skip
     best: dict[tuple[object, ...], Condition] = {}
     for one in sorted(known, key=lambda one: one.row.number("epsilon_exact_token") or 0.0):
@@ -45,6 +47,13 @@ def draw_conditions(records: Sequence[RunRecord], folder: Path) -> tuple[list[Dr
     chosen = list(best.values())[:MOST]
     drawn = [_draw(one, folder, number) for number, one in enumerate(chosen, start=1)]
     return drawn, len(known) - len(chosen)
+
+
+def _has_curve(row: Row) -> bool:
+    n, d, mu, a_over_c, epsilon = (row.number(key) for key in _NEEDED)
+    if n is None or d is None or mu is None or a_over_c is None or epsilon is None:
+        return False
+    return n >= 1 and d >= 1 and 0 <= mu < math.inf and a_over_c > 1
 
 
 def _draw(condition: Condition, folder: Path, number: int) -> Drawn:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from audit.records import RunRecord
 from reports.audit_page import at_least, remark_of, verdict_of
 from reports.conditions import Condition, audit_of, claims_of, conditions_of
+from reports.narrative import vacuous as is_vacuous
 from reports.narrative import worth
 from reports.rows import NOT_MEASURED, Row, escape, quantity, table
 
@@ -23,8 +24,11 @@ def verdict_section(records: Sequence[RunRecord]) -> list[str]:
     """The section's lines; claims that were audited come first, then what other conditions promise."""
     claims, conditions = claims_of(records), conditions_of(records)
     promised = [one for one in conditions if not one.row.is_control and _promises(one.row)]
-    audited = {id(found): one for one in promised if (found := audit_of(one, claims)) is not None}
-    body = [_audited(claim, audited.get(id(claim))) for claim in claims]
+    audited: dict[int, list[Condition]] = {}
+    for one in promised:
+        if (found := audit_of(one, claims)) is not None:
+            audited.setdefault(id(found), []).append(one)
+    body = [_audited(claim, one) for claim in claims for one in _unlike(audited.get(id(claim), []))]
     body += [_promised(one) for one in promised if audit_of(one, claims) is None]
     silent = [one for one in conditions if not one.row.is_control and not _promises(one.row)]
     lines = ["## Verdicts", ""]
@@ -35,10 +39,13 @@ def verdict_section(records: Sequence[RunRecord]) -> list[str]:
     return [*lines, NOTE, ""] if body else [*lines, ""]
 
 
+def _unlike(found: Sequence[Condition]) -> list[Condition | None]:
+    """Conditions behind an audit that differ in what is accounted for; None where there is none."""
+    return list({(_epsilon(one.row, "token"), _prompt(one.row)): one for one in found}.values()) or [None]
+
+
 def _promises(row: Row) -> bool:
-    return row.number("epsilon_exact_token") is not None or (
-        row.values.get("claim") is not None and not str(row.values["claim"]).endswith("no mechanism")
-    )
+    return row.number("epsilon_exact_token") is not None or not str(row.values.get("claim")).endswith("no mechanism")
 
 
 def _audited(claim: Condition, condition: Condition | None) -> list[str]:
@@ -46,12 +53,15 @@ def _audited(claim: Condition, condition: Condition | None) -> list[str]:
     row = claim.row
     told = row if condition is None or row.number("epsilon_exact_token") is not None else condition.row
     vacuous = remark_of(row)
-    verdict = ", ".join(filter(None, [verdict_of(row), "**VACUOUS**" if row.values.get("vacuous") else ""]))
+    worthless = row.values.get("vacuous") or (row.values.get("vacuous") is None and is_vacuous(told))
+    if worthless and not row.values.get("vacuous"):
+        vacuous = worth(told)
+    verdict = ", ".join(filter(None, [verdict_of(row), "**VACUOUS**" if worthless else ""]))
     reason = row.values.get("reason")
     why = f"reason {NOT_MEASURED}" if reason is None else escape(str(reason))
     return [
         escape(row.defence), f"{claim.name}: {row.words('claim_text')}", _epsilon(told, "token"), _prompt(told),
-        at_least(row), verdict, "; ".join(filter(None, [why, vacuous if row.values.get("vacuous") else ""])),
+        at_least(row), verdict, "; ".join(filter(None, [why, vacuous if worthless else ""])),
     ]  # fmt: skip
 
 
@@ -69,7 +79,7 @@ def _epsilon(row: Row, unit: str) -> str:
     value, delta = row.number(f"epsilon_exact_{unit}"), row.number("delta")
     if value is None:
         distance = row.number("epsilon_per_unit_distance")
-        return NOT_MEASURED if distance is None else f"{quantity(distance)} per unit of distance"
+        return row.text(f"epsilon_exact_{unit}") if distance is None else f"{quantity(distance)} per unit of distance"
     return quantity(value) if delta is None else f"{quantity(value)} (δ = {delta:g})"
 
 
