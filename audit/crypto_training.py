@@ -213,7 +213,7 @@ def _written(
     figures: Figure = {
         "continuations": {"prompt": PROMPT, "new": new},
         "written_perplexity": _perplexity(ours, held_out, rng),
-        "written_distinct_tokens": _distinct(own),
+        "written_distinct_tokens": _distinct(own, held_out, rng),
     }
     if exact is not model:
         figures |= {
@@ -241,14 +241,16 @@ def _resent(
     same = resent == told
     return {
         "resent_agreement": _share(same[:, 1:], held_out, rng),
-        "resent_agreement_by_position": [round(float(share), 4) for share in same.mean(axis=0)],
-        "told_distinct_tokens": _distinct(told),
+        "told_distinct_tokens": _distinct(told, held_out, rng),
     }
 
 
-def _distinct(tokens: NDArray[np.int32]) -> float:
-    """Mean number of different tokens of a continuation, over their number: small where generation repeats itself."""
-    return round(float(np.mean([len(set(row)) / len(row) for row in tokens.tolist()])), 4)
+def _distinct(tokens: NDArray[np.int32], held_out: TokenWindows, rng: np.random.Generator) -> Figure:
+    """Share of tokens that their continuation did not have before: small where generation repeats itself."""
+    first = np.zeros(tokens.shape, dtype=np.bool_)
+    for row, mark in zip(tokens, first, strict=True):
+        mark[np.unique(row, return_index=True)[1]] = True
+    return _share(first, held_out, rng)
 
 
 def _tokenizer(request: TrainingRequest, texts: Sequence[TextData]) -> Tokenizer:

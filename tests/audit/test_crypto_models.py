@@ -262,10 +262,10 @@ def test_an_interrupted_comparison_leaves_nothing(model: LanguageModel, windows:
 def test_figures_become_columns_and_settings_do_not() -> None:
     """If this failed, settings on a card would stand in a table of results, or a figure lose its interval."""
     metrics = {
-        "held_out": {"windows": 9}, "resent_agreement_by_position": [1.0, 0.5], "told_distinct_tokens": 0.5,
+        "held_out": {"windows": 9}, "by_position": [1.0, 0.5], "seconds": 0.5,
         "perplexity": {"estimate": 2.0, "interval": [1.5, 2.5], "documents": 4},
     }  # fmt: skip
     assert card_figures(metrics) == {
-        "perplexity": 2, "perplexity_low": 1.5, "perplexity_high": 2.5, "documents": 4, "told_distinct_tokens": 0.5,
+        "perplexity": 2, "perplexity_low": 1.5, "perplexity_high": 2.5, "documents": 4, "seconds": 0.5,
     }  # fmt: skip
     assert card_figures({}) == {}

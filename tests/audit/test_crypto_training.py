@@ -103,15 +103,27 @@ def test_what_a_resending_system_writes_is_judged_by_what_it_writes(exact: Any, 
     """On true text resending is never used, and its first token needs none: both would flatter it."""
     stage = Stage("distillation", Schedule(10, 2e-3, warmup=2, batch=8))
     metrics = train("merge-er", request_for(stage)).card["metrics"]
-    by_position = metrics["resent_agreement_by_position"]
-    assert by_position[0] == 1.0
-    assert metrics["resent_agreement"]["estimate"] == pytest.approx(np.mean(by_position[1:]), abs=1e-3)
+    for name in ("resent_agreement", "told_distinct_tokens", "written_distinct_tokens"):
+        low, high = metrics[name]["interval"]
+        assert 0 <= low <= metrics[name]["estimate"] <= high <= 1, name
     assert metrics["written_perplexity_over_exact"]["estimate"] > 1.5  # ten steps teach nothing to resend
     assert 0 <= metrics["written_agreement_with_exact"]["estimate"] < 1
     own = exact.card["metrics"]
     ratio = metrics["written_perplexity"]["estimate"] / own["written_perplexity"]["estimate"]
     assert metrics["written_perplexity_over_exact"]["estimate"] == pytest.approx(ratio, rel=1e-2)
     assert "resent_agreement" not in own
+
+
+def test_repetition_is_the_share_of_tokens_that_were_there_before() -> None:
+    """If this failed, a model that writes one word for ever would look as rich as any other."""
+    from audit.crypto_training import _distinct
+    from defenses.crypto.corpus import TokenWindows
+
+    tokens = np.array([[1, 1, 1, 1], [1, 2, 1, 2], [1, 2, 3, 4]], dtype=np.int32)
+    held_out = TokenWindows(tokens, np.zeros(3, dtype=np.int32), np.arange(3), ())
+    found = _distinct(tokens, held_out, np.random.default_rng(0))
+    assert found["estimate"] == pytest.approx(np.mean([1 / 4, 2 / 4, 4 / 4]), abs=1e-4)
+    assert found["interval"][0] < found["estimate"] < found["interval"][1]
 
 
 def test_a_model_is_judged_again_without_training(exact: Any, request_for: Any, tmp_path: Path) -> None:
