@@ -97,7 +97,8 @@ def _tradeoffs(records: Sequence[RunRecord], figures: Path) -> list[str]:
     if undrawn:
         lines += [f"Pictures of these claims: {NOT_MEASURED}, their records have no points: {', '.join(undrawn)}.", ""]
     if left:
-        lines += [f"{LEFT_NOTE} {left} other condition{'' if left == 1 else 's'} of these promise less.", ""]
+        others = "1 other condition of these promises" if left == 1 else f"{left} other conditions of these promise"
+        lines += [f"{LEFT_NOTE} {others} no more.", ""]
     return lines
 
 
