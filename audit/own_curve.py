@@ -4,6 +4,7 @@ None of it decides a verdict: it stands beside the claim, so that a reader sees 
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,12 @@ import numpy as np
 from audit.claims import ClaimSpec
 from defenses.base import Defense
 from defenses.privacy.binomial import StochasticQuantizationProfile
+from defenses.privacy.composed import ComposedProfile
 from defenses.privacy.gaussian import GaussianProfile
 from defenses.privacy.profile import PrivacyProfile
 from defenses.privacy.theorem import SandwichProfile
+
+COARSE = 256  # points of a numerical composition's grid over a prompt: within 1e-5 of eight times as many, in 0.2 s
 
 
 def own_epsilons(defense: Defense[Any], tokens: int, delta: float) -> dict[str, Any]:
@@ -37,11 +41,28 @@ def own_epsilons(defense: Defense[Any], tokens: int, delta: float) -> dict[str, 
             "epsilon_exact_prompt": profile.epsilon(delta),
             "prompt_is_exact": profile.exact,
         }
-    whole = profile.compose(tokens) if tokens > 1 else profile
+    whole, exact = _of_prompt(profile, tokens, delta)
     return {
-        "epsilon_exact_token": profile.epsilon(delta), "prompt_tokens": tokens,
-        "epsilon_exact_prompt": whole.epsilon(delta), "prompt_is_exact": whole.exact,
+        "epsilon_exact_token": profile.epsilon(delta), "prompt_tokens": tokens, "epsilon_exact_prompt": whole,
+        "prompt_is_exact": exact,
     }  # fmt: skip
+
+
+def _of_prompt(profile: PrivacyProfile, tokens: int, delta: float) -> tuple[float, bool]:
+    """Epsilon of that many uses, and whether it is exact.
+
+    A numerical composition is an upper bound at any width of its grid; of thousands of uses it is made on a coarse one.
+    Where there are more uses than it takes, the bound is T times epsilon at delta / T (basic composition).
+    """
+    if tokens == 1:
+        return profile.epsilon(delta), profile.exact
+    try:
+        whole = profile.compose(tokens)
+    except ValueError:
+        return tokens * profile.epsilon(delta / tokens), False
+    if isinstance(whole, ComposedProfile):
+        whole = replace(whole, points=min(whole.points, COARSE))
+    return whole.epsilon(delta), whole.exact
 
 
 def own_curves(defense: Defense[Any], spec: ClaimSpec, levels: list[float]) -> Mapping[str, list[float]]:

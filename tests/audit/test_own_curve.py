@@ -9,6 +9,7 @@ from audit.claims import ClaimSpec, parse_claims
 from audit.own_curve import own_curves, own_epsilons
 from audit.targets import build_target
 from defenses.privacy.binomial import StochasticQuantizationProfile
+from defenses.privacy.composed import MAX_USES
 from defenses.privacy.theorem import SandwichProfile
 
 LEVELS = [0.0, 1e-4, 0.05, 0.5, 1.0]
@@ -60,6 +61,20 @@ def test_the_sandwich_holds_the_exact_curve() -> None:
     assert (low <= exact + 1e-12).all()
     assert (exact <= high + 1e-12).all()
     assert (high - low).max() > 0.1
+
+
+@pytest.mark.parametrize(("tokens", "uses"), [(2, 2 * 8), (2000, 2000 * 8)])
+def test_a_prompt_of_a_numerical_composition_is_bounded(tokens: int, uses: int) -> None:
+    """If this failed, a long prompt would stop a run, take minutes, or be promised less than it costs."""
+    spec = _spec(defense="laplace", parameters={"pure_epsilon": 4.0}, tokens=1)
+    defense = build_target(spec).defense
+    assert defense.uses == 8
+    found = own_epsilons(defense, tokens, 1e-5)
+    assert found["prompt_is_exact"] is False
+    assert found["epsilon_exact_token"] < found["epsilon_exact_prompt"] <= tokens * 4.0
+    if uses <= MAX_USES:
+        fine = defense.profile().compose(tokens).epsilon(1e-5)
+        assert fine <= found["epsilon_exact_prompt"] <= 1.001 * fine
 
 
 def test_what_nothing_is_accounted_for_has_no_figures() -> None:
