@@ -29,8 +29,8 @@ def own_epsilons(defense: Defense[Any], tokens: int, delta: float) -> dict[str, 
         delta: At which epsilons are reported.
 
     Returns:
-        "epsilon_exact_token", which a promise about whole prompts has none of; "epsilon_exact_prompt" and whether it
-        is exact, else an upper bound; "prompt_tokens".
+        "epsilon_exact_token", which a promise about whole prompts has none of; of prompts of two tokens or more
+        "epsilon_exact_prompt", whether it is exact, else an upper bound, and "prompt_tokens".
     """
     profile = defense.profile()
     if profile is None or "distance" in defense.claim.unit:  # its profile is at distance 1
@@ -41,11 +41,11 @@ def own_epsilons(defense: Defense[Any], tokens: int, delta: float) -> dict[str, 
             "epsilon_exact_prompt": profile.epsilon(delta),
             "prompt_is_exact": profile.exact,
         }
+    token = {"epsilon_exact_token": profile.epsilon(delta)}
+    if tokens == 1:
+        return token
     whole, exact = _of_prompt(profile, tokens, delta)
-    return {
-        "epsilon_exact_token": profile.epsilon(delta), "prompt_tokens": tokens, "epsilon_exact_prompt": whole,
-        "prompt_is_exact": exact,
-    }  # fmt: skip
+    return {**token, "prompt_tokens": tokens, "epsilon_exact_prompt": whole, "prompt_is_exact": exact}
 
 
 def _of_prompt(profile: PrivacyProfile, tokens: int, delta: float) -> tuple[float, bool]:
@@ -54,8 +54,6 @@ def _of_prompt(profile: PrivacyProfile, tokens: int, delta: float) -> tuple[floa
     A numerical composition is an upper bound at any width of its grid; of thousands of uses it is made on a coarse one.
     Where there are more uses than it takes, the bound is T times epsilon at delta / T (basic composition).
     """
-    if tokens == 1:
-        return profile.epsilon(delta), profile.exact
     try:
         whole = profile.compose(tokens)
     except ValueError:

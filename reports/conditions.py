@@ -1,10 +1,11 @@
 """The conditions and claims of several records under one roof: what an overview speaks of, each with its run."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from audit.audit_record import KINDS as AUDITS
-from audit.curves import PARAMETER_PREFIX
+from audit.curves import PARAMETER_PREFIX, is_number
 from audit.records import RunRecord
 from reports.attribute_page import KINDS as ATTRIBUTES
 from reports.crypto_page import KINDS as ENCRYPTED
@@ -16,6 +17,7 @@ from reports.views_page import KINDS as RECORDED
 
 _OTHER = AUDITS | ATTRIBUTES | ENCRYPTED | SUITES | UNDERSTANDINGS | ORDERINGS | RECORDED
 
+_STATED = 1e-5  # claims state their numbers to six digits
 _TOLD = ("epsilon_exact_token", "epsilon_per_unit_distance", "perplexity")
 
 
@@ -77,11 +79,18 @@ def audit_of(condition: Condition, claims: Sequence[Condition]) -> Condition | N
         other = claim.row.values
         stated = {key.removeprefix(PARAMETER_PREFIX): value for key, value in other.items()
                   if key.startswith(PARAMETER_PREFIX)}  # fmt: skip
-        same = all(row[key] == value for key, value in stated.items() if row.get(key) is not None)
+        same = all(_alike(row[key], value) for key, value in stated.items() if row.get(key) is not None)
         words = row.get("claim") is not None and other.get("claim_text") == row.get("claim")
         if same and words and other.get("defence") == row.get("defence"):
             return claim
     return None
+
+
+def _alike(first: object, second: object) -> bool:
+    """Equal, or numbers that agree to the digits that a claim states: a solved parameter is never exactly round."""
+    if is_number(first) and is_number(second):
+        return math.isclose(float(str(first)), float(str(second)), rel_tol=_STATED)
+    return first == second
 
 
 def _all(records: Sequence[RunRecord]) -> list[Condition]:

@@ -41,7 +41,7 @@ def verdict_section(records: Sequence[RunRecord]) -> list[str]:
 
 def _unlike(found: Sequence[Condition]) -> list[Condition | None]:
     """Conditions behind an audit that differ in what is accounted for; None where there is none."""
-    return list({(_epsilon(one.row, "token"), _prompt(one.row)): one for one in found}.values()) or [None]
+    return list({(_epsilon(one.row), _prompt(one.row)): one for one in found}.values()) or [None]
 
 
 def _promises(row: Row) -> bool:
@@ -51,7 +51,10 @@ def _promises(row: Row) -> bool:
 def _audited(claim: Condition, condition: Condition | None) -> list[str]:
     """An audit's line; what it does not know of the exact guarantee comes from the condition with this claim."""
     row = claim.row
-    told = row if condition is None or row.number("epsilon_exact_token") is not None else condition.row
+    told, whole = (
+        row if condition is None or row.number(f"epsilon_exact_{unit}") is not None else condition.row
+        for unit in ("token", "prompt")
+    )
     vacuous = remark_of(row)
     worthless = row.values.get("vacuous") or (row.values.get("vacuous") is None and is_vacuous(told))
     if worthless and not row.values.get("vacuous"):
@@ -60,7 +63,7 @@ def _audited(claim: Condition, condition: Condition | None) -> list[str]:
     reason = row.values.get("reason")
     why = f"reason {NOT_MEASURED}" if reason is None else escape(str(reason))
     return [
-        escape(row.defence), f"{claim.name}: {row.words('claim_text')}", _epsilon(told, "token"), _prompt(told),
+        escape(row.defence), f"{claim.name}: {row.words('claim_text')}", _epsilon(told), _prompt(whole),
         at_least(row), verdict, "; ".join(filter(None, [why, vacuous if worthless else ""])),
     ]  # fmt: skip
 
@@ -70,16 +73,16 @@ def _promised(one: Condition) -> list[str]:
     judged = worth(row)
     verdict = f"{NOT_AUDITED}, **VACUOUS**" if judged.startswith("VACUOUS") else NOT_AUDITED
     return [
-        escape(row.defence), f"{one.name}: {row.words('claim')}", _epsilon(row, "token"), _prompt(row),
+        escape(row.defence), f"{one.name}: {row.words('claim')}", _epsilon(row), _prompt(row),
         NOT_AUDITED, verdict, judged,
     ]  # fmt: skip
 
 
-def _epsilon(row: Row, unit: str) -> str:
-    value, delta = row.number(f"epsilon_exact_{unit}"), row.number("delta")
+def _epsilon(row: Row) -> str:
+    value, delta = row.number("epsilon_exact_token"), row.number("delta")
     if value is None:
         distance = row.number("epsilon_per_unit_distance")
-        return row.text(f"epsilon_exact_{unit}") if distance is None else f"{quantity(distance)} per unit of distance"
+        return row.text("epsilon_exact_token") if distance is None else f"{quantity(distance)} per unit of distance"
     return quantity(value) if delta is None else f"{quantity(value)} (δ = {delta:g})"
 
 

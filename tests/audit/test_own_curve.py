@@ -37,6 +37,7 @@ def test_epsilons_are_those_of_the_accountant() -> None:
     assert found["epsilon_exact_token"] == pytest.approx(token.epsilon(1e-5))
     assert found["epsilon_exact_prompt"] == pytest.approx(whole.epsilon(1e-5))
     assert (found["prompt_tokens"], found["prompt_is_exact"]) == (4, True)
+    assert own_epsilons(defense, 1, 1e-5).keys() == {"epsilon_exact_token"}
 
 
 @pytest.mark.parametrize(("unit", "d", "tokens"), [("token", 8, 1), ("coordinate", 1, 1), ("prompt", 8, 4)])
