@@ -17,7 +17,8 @@ from reports.rows import NOT_MEASURED, Row, escape, quantity, rows_of, table
 REFERENCE = "vanilla"
 BYTES = (
     "Bytes and seconds are of a prompt's token, sent once: the message on the wire where a service was measured, else "
-    "the view that was attacked. Seconds are of this run's machine, which stands under Provenance."
+    "the view that was attacked. Seconds are of this run's machine, which stands under Provenance. Of a comparison the "
+    "table has its first mode."
 )
 NOISE = frozenset({"experiment", "quickstart", COMPARISON})
 HEADER = [
@@ -87,10 +88,15 @@ def _noise_bytes(row: Row) -> str:
 
 
 def _noise_seconds(row: Row) -> str:
-    client, server = row.number("client_ms_per_token"), row.number("server_s_per_token")
-    if client is None or server is None:
+    """Client and server, each where it was measured; the client over the wire, else for protecting alone."""
+    wire, alone, server = (
+        row.number(key) for key in ("client_ms_per_token", "client_s_per_token", "server_s_per_token")
+    )
+    client = alone if wire is None else wire / 1000
+    if client is None and server is None:
         return NOT_MEASURED
-    return f"client {quantity(client / 1000)}, server {quantity(server)}"
+    told = [NOT_MEASURED if value is None else quantity(value) for value in (client, server)]
+    return f"client {told[0]}, server {told[1]}"
 
 
 def _noise_memory(row: Row) -> str:

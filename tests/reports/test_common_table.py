@@ -106,3 +106,11 @@ def test_utility_is_of_true_text_and_of_what_a_system_writes() -> None:
     other = {"table": MODELS, "system": "merge", "engine": ENGINE, "layers": 2, "hidden": 128}
     found = cost_section([record("experiment", noise()), encrypted(other)])
     assert f"{NOT_MEASURED} on true text" in line(found, "MERGE")
+
+
+def test_seconds_are_told_as_far_as_they_were_measured() -> None:
+    """If this failed, what protecting a token takes would be missing where no service was measured."""
+    alone = line(cost_section([record("experiment", noise(client_s_per_token=0.004))]), "del")
+    assert "| client 0.004, server not measured |" in alone
+    both = noise(client_s_per_token=0.004, client_ms_per_token=5.0, server_s_per_token=0.2)
+    assert "| client 0.005, server 0.2 |" in line(cost_section([record("experiment", both)]), "del")
