@@ -45,7 +45,7 @@ def measured(folder: Path, mu: float, seed: int, work: Path) -> RunRecord:
         "wire_prompts": 0,
         "data": {
             "source": f"{folder}/wikitext2@official_test", "auxiliary": [f"{folder}/wikitext2@official_validation"],
-            "prefix_tokens": 64, "continuation_tokens": 64, "windows": 32, "generations": 1, "attack_tokens": 2048,
+            "prefix_tokens": 64, "continuation_tokens": 64, "windows": 32, "generations": 3, "attack_tokens": 2048,
         },
         "grids": [
             {"defense": "identity", "soft_prompt": "none"},
