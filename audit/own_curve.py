@@ -17,7 +17,7 @@ from defenses.privacy.gaussian import GaussianProfile
 from defenses.privacy.profile import PrivacyProfile
 from defenses.privacy.theorem import SandwichProfile
 
-COARSE = 256  # points of a numerical composition's grid over a prompt: within 1e-5 of eight times as many, in 0.2 s
+COARSE = 256  # points of a numerical composition's grid over a prompt; more move 8,192 Laplace uses by under 1e-5
 
 
 def own_epsilons(defense: Defense[Any], tokens: int, delta: float) -> dict[str, Any]:

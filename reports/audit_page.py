@@ -37,11 +37,6 @@ OVERVIEW_NOTE = (
 )
 ALONE = "this one event contradicts the claim: its least probability is more than is allowed"
 NOT_ALONE = "this one event does not contradict the claim at its interval; the p-value rests on more"
-PICTURE_NOTE = (
-    "Intervals in the pictures are for one point at a time. The verdict comes from the p-value, which accounts for all "
-    "points together: a single mark above the curve is no refutation, and a refutation needs no such mark. A point "
-    "without false positives is only in the left panel."
-)
 
 
 def audit_section(record: RunRecord, folder: Path, prefix: str) -> list[str]:

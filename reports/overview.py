@@ -24,7 +24,8 @@ from reports.verdict_table import verdict_section
 
 GAP_NOTE = (
     "Solid lines are the strongest attack that was tried, broken ones the attack by which papers calibrate: the "
-    "distance between them is what a calibration by the weaker one overlooks. Bands and bars are 95 % intervals."
+    "distance between them is what a calibration by the weaker one overlooks. Bands and bars are 95 % intervals; "
+    "where a condition was run under several seeds, their mean and the widest of their intervals."
 )
 TRADEOFF_NOTE = (
     "Power is the chance to tell two inputs apart at a rate of false alarms. A claim forbids everything above its "

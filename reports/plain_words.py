@@ -10,6 +10,11 @@ from reports.conditions import Condition, claims_of, conditions_of, views_of
 from reports.narrative import MOSTLY_READ, NEAR_BLIND, USABLE, exposure, utility, vacuous
 from reports.rows import BLIND, NOT_MEASURED, PAPER, Row, escape, percentage, quantity, reference, rows_of, table
 
+EXTREMES = (
+    "Conditions and views that a sentence names are the extremes of all that were run, found on the same figures. "
+    "Their intervals are for one condition at a time and make no allowance for that choice; p-values do where they "
+    "say so."
+)
 _FEW = 6  # names that a sentence lists
 _HUNDRED = 100
 
@@ -55,6 +60,7 @@ def plain_words(records: Sequence[RunRecord], openings: Sequence[str] = ()) -> l
     return [
         "## In plain words", "", paragraph, "",
         "### What each sentence rests on", "", table(["sentence", "figure", "value", "of", "basis"], body),
+        EXTREMES, "",
     ]  # fmt: skip
 
 

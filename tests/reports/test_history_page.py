@@ -262,3 +262,12 @@ def test_the_same_runs_make_the_same_page(runs: list[RunRecord], folder: Path, t
 def test_it_renders_in_silence_and_passes_axe(examined: Any, folder: Path, width: int, scheme: str) -> None:
     """If this failed, there would be an error, a request, text that is cut off or a breach of WCAG 2.2 AA."""
     examined(folder / PAGE, width, scheme)
+
+
+def test_a_switch_of_scale_is_offered_only_where_there_is_one(opened: Any, folder: Path) -> None:
+    """If this failed, a box beside a chart of shares would do nothing, or the perplexity's would be gone."""
+    with opened(folder / PAGE) as page:
+        page.tab.locator("figure .chart svg").last.wait_for()
+        for figure in page.tab.locator("figure[data-chart]").all():
+            logarithmic = "Perplexity" in figure.locator("img").get_attribute("alt")
+            assert figure.get_by_label("Logarithmic axes").is_visible() is logarithmic
