@@ -1,6 +1,7 @@
 """What `delaudit compare BASE NEW` finds and what it lets pass, on the real model: planted losses, and seeds alone.
 
     python benchmarks/differences.py --data FOLDER [--mu 20 60] [--runs 16] [--work runs/differences] [--json]
+    python benchmarks/differences.py [--runs 10]
 
 FOLDER holds `wikitext2` (splits official_validation and official_test). DEL (n = 4, d128-noise-aware, with its soft
 prompt) is run under many seeds on the same 32 windows of 64 + 64 tokens (about 2,000 of each kind). A trial draws two
@@ -9,9 +10,13 @@ the other, the new run's perplexity is multiplied by 1.05 and five in a hundred 
 unread at random. Printed: the share of trials with an alarm, and of those in which each planted change is found. Trials
 share their seeds, so that the shares are of these runs, without an interval. The naive rival in the same trials calls a
 figure changed where the two runs' 95 % intervals do not overlap.
+
+Without --data runs are of the embedded workload, whose prompts and public text a new seed draws anew, too: every pair
+of runs is compared as it is, and the share of pairs with an alarm is printed.
 """
 
 import argparse
+import itertools
 import json
 import math
 import sys
@@ -38,12 +43,13 @@ UTILITY, READ = "perplexity_over_clean", "asr_strongest"
 PAPER = "asr_top1_cosine"
 
 
-def measured(folder: Path, mu: float, seed: int, work: Path) -> RunRecord:
+def measured(folder: Path | None, mu: float, seed: int, work: Path) -> RunRecord:
     """One run under one seed; finished ones are kept below `work`."""
+    embedded = {"windows": 48, "generations": 3, "attack_tokens": 1008}
     tables = {
         "name": "differences", "seed": seed, "attacks": ["cosine", "map"], "attack_seeds": 1, "utility_seeds": 1,
         "wire_prompts": 0,
-        "data": {
+        "data": embedded if folder is None else {
             "source": f"{folder}/wikitext2@official_test", "auxiliary": [f"{folder}/wikitext2@official_validation"],
             "prefix_tokens": 64, "continuation_tokens": 64, "windows": 32, "generations": 3, "attack_tokens": 2048,
         },
@@ -110,7 +116,7 @@ def rate(hits: Sequence[bool]) -> float:
 def main() -> None:
     """Run, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, default=None)
     parser.add_argument("--mu", type=float, nargs="+", default=[20.0, 60.0])
     parser.add_argument("--runs", type=int, default=16, help="seeds for each mu")
     parser.add_argument("--draws", type=int, nargs="+", default=[1, 2, 4, 8])
@@ -126,6 +132,10 @@ def main() -> None:
 def _of_mu(mu: float, options: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
     seeds = tqdm(range(options.runs), desc=f"mu={mu:g}", unit="run", leave=False)
     records = [measured(options.data, mu, seed, work / f"mu{mu:g}-{seed}") for seed in seeds]
+    if options.data is None:
+        pairs = list(itertools.combinations(records, 2))
+        alarm = [bool(alarms(differences(base, new))) for base, new in tqdm(pairs, unit="pair", leave=False)]
+        return [{"mu": mu, "pairs": len(pairs), "runs": len(records), "alarm": rate(alarm)}]
     rows = []
     for draws in options.draws:
         if 2 * draws > options.runs:
@@ -145,6 +155,11 @@ def _of_mu(mu: float, options: argparse.Namespace, work: Path) -> list[dict[str,
 
 
 def _lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+    if "pairs" in rows[0]:
+        return [
+            f"mu = {row['mu']:g}: alarm in {100 * row['alarm']:.1f} % of {row['pairs']} pairs of {row['runs']} runs"
+            for row in rows
+        ]
     names = ("alarm", "naive_alarm", "found_loss", "naive_loss", "found_read", "naive_read")
     lines = [f"| mu | draws a run | {' | '.join(name.replace('_', ' ') for name in names)} |", "| --- " * 8 + "|"]
     for row in rows:
