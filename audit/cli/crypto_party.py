@@ -44,12 +44,12 @@ def party(  # noqa: PLR0917 - click hands options over by name
     encrypted: beyond one machine, run them through a tunnel. The folder must be closed to all others (mode 700).
     """
     from defenses.crypto.engines.parties import PartyConfig
-    from defenses.crypto.engines.party_worker import LOST, SAID, SERVED, start_party
+    from defenses.crypto.engines.party_worker import LOST, SAID, SERVED, attend_party
     from defenses.crypto.engines.program_file import ALLOWED
 
     places = tuple(address.strip() for address in addresses.split(","))
     config = PartyConfig(rank, places, program_file, folder, runs, fresh, timeout, (*ALLOWED, *allow))
-    code = start_party(config).wait()
+    code = attend_party(config)
     if code not in {SERVED, SAID}:
         raise UserError(f"party {rank} {LOST}")
     return code

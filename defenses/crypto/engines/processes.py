@@ -17,7 +17,7 @@ from defenses.crypto.engines.base import Outcome
 from defenses.crypto.engines.files import Envelope
 from defenses.crypto.engines.parties import STOP, PartyConfig
 from defenses.crypto.engines.party_client import PartyClient
-from defenses.crypto.engines.party_worker import LOST, MARK, SAID, start_party
+from defenses.crypto.engines.party_worker import LOST, error_said, start_party
 from defenses.crypto.engines.program_file import ProgramFile
 from defenses.crypto.engines.recorder import PartyView, Recorder
 from defenses.crypto.engines.spu_settings import SpuSettings
@@ -210,14 +210,10 @@ class _Session:
         if any(code is not None for code in codes):
             time.sleep(_LOOK)  # the one that knows why may end a moment after one that only lost its links
             codes = [party.poll() for party in self._parties]
-            rank = (
-                codes.index(SAID)
-                if SAID in codes
-                else next(rank for rank, code in enumerate(codes) if code is not None)
-            )
-            lines = (self.client.folders[rank] / _SAID).read_text(errors="replace").splitlines()
-            why = lines[-1].removeprefix(MARK) if codes[rank] == SAID and lines else LOST
-            raise UserError(f"party {rank} has ended: {why}")
+            lines = [(folder / _SAID).read_text(errors="replace").splitlines() for folder in self.client.folders]
+            ended = {rank: error_said(lines[rank]) for rank, code in enumerate(codes) if code is not None}
+            rank, why = next((one for one in ended.items() if one[1]), (min(ended), None))
+            raise UserError(f"party {rank} has ended: {why or LOST}")
 
 
 def _addresses(parties: int, recorder: Recorder | None) -> list[tuple[str, ...]]:
