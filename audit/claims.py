@@ -17,8 +17,11 @@ from pydantic import ConfigDict
 
 from audit.toml_files import dotted, read_tables, toml_value, validated
 from defenses.errors import UserError
+from defenses.untrusted import shown
 
 STRICT = ConfigDict(extra="forbid")
+LARGEST = 1_000_000_000  # draws: a day's work; beyond are slips of the pen
+WIDEST = 10_000_000  # vocabulary times width of assets that are made up: 80 MB
 NUMBERS = {"mu-GDP": ("mu",), "(epsilon, delta)-DP": ("epsilon", "delta"), "exact": (), "claimed": ()}
 """Kind of guarantee -> its numbers. "exact" is the defence's own profile, "claimed" what the defence itself claims."""
 
@@ -48,6 +51,8 @@ class ErrorControl:
             raise ValueError(f"level must be in (0, 1), not {self.level}")
         if self.method != "single-run" and self.state is None:
             raise ValueError(f'{self.method} counts runs in a file: add state = "claims-state.json"')
+        if self.state is not None and not (self.state.endswith(".json") and self.state.isprintable()):
+            raise ValueError("state must be the name of a .json file, for it is written to")
         if self.method == "single-run" and self.state is not None:
             raise ValueError("single-run counts no runs: remove state, or choose alpha-spending or e-values")
 
@@ -104,6 +109,8 @@ class Synthetic:
     def __post_init__(self) -> None:
         if self.vocabulary < 4 or not 1 <= self.d <= self.width or self.seed < 0:
             raise ValueError("assets need vocabulary >= 4, 1 <= d <= width and seed >= 0")
+        if self.vocabulary * self.width > WIDEST:
+            raise ValueError(f"assets have at most {WIDEST} numbers, vocabulary times width")
 
 
 @dataclass(frozen=True)
@@ -162,6 +169,8 @@ class ClaimSpec:
         for key, least in (("tokens", 1), ("samples", 100), ("seed", 0)):
             if getattr(self, key) < least:
                 raise ValueError(f"{key} must be at least {least}, not {getattr(self, key)}")
+        if max(self.tokens, self.samples) > LARGEST:
+            raise ValueError(f"tokens and samples must be at most {LARGEST}")
         if not 0 <= self.delta < 1:
             raise ValueError(f"delta must be in [0, 1), not {self.delta}")
         for key, least in (("violation", 1), ("weight", 0)):
@@ -283,8 +292,8 @@ def _place(location: Sequence[str | int], claims: Sequence[Mapping[str, Any]]) -
     parts = list(location)
     if len(parts) > 1 and parts[0] == "claims" and isinstance(parts[1], int):
         named = claims[parts[1]].get("name")
-        head = f"claim {named!r}" if isinstance(named, str) else f"claim number {parts[1] + 1}"
-        return ": ".join([head, ".".join(str(part) for part in parts[2:])]).removesuffix(": ")
+        head = f"claim {shown(named)!r}" if isinstance(named, str) else f"claim number {parts[1] + 1}"
+        return ": ".join([head, shown(".".join(str(part) for part in parts[2:]))]).removesuffix(": ")
     return dotted(parts)
 
 
@@ -307,7 +316,8 @@ def _apply(tables: dict[str, Any], change: str) -> None:
 def _targets(tables: dict[str, Any], key: str) -> tuple[list[dict[str, Any]], list[str]]:
     """The tables that a key speaks of, and its path inside each."""
     if key.startswith("error."):
-        return [tables.setdefault("error", {})], key.split(".")[1:]
+        error = tables.setdefault("error", {})
+        return [error] if isinstance(error, dict) else [], key.split(".")[1:]
     for claim in tables.get("claims", []):
         name = claim.get("name")
         if isinstance(name, str) and key.startswith(f"{name}."):

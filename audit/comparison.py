@@ -32,12 +32,13 @@ from audit.equal_terms import (
     solve_exact,
     solve_success,
 )
-from audit.experiment import Measured, condition_key, measure
+from audit.experiment import condition_key, measure
 from audit.intervals import paired_cluster_bootstrap
+from audit.measured import ByDocument, Measured
 from audit.measures import agreement, per_cluster, perplexity, perplexity_ratio, score
 from audit.multiplicity import holm_adjusted, sign_flip_p
 from audit.records import Figure, RunRecord, new_record
-from audit.utility import ByDocument, document_sums
+from audit.utility import document_sums
 from audit.workbench import Workbench
 from defenses.errors import UserError
 from defenses.randomness import seeded_rng

@@ -2,17 +2,21 @@
 
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ConfigDict
 
+from audit.claims import GuaranteeSpec
 from audit.toml_files import read_tables, toml_value, validated
 from defenses.errors import UserError
 
 EMBEDDED = "embedded"
+LARGEST = 10_000_000  # of tokens, windows, repeats; a thousand times what a study has ever needed
+CONDITIONS = 100_000
 STRICT = ConfigDict(extra="forbid")
 
 
@@ -44,10 +48,10 @@ class Data:
 
     def __post_init__(self) -> None:
         for name in ("prefix_tokens", "continuation_tokens", "generations", "attack_tokens"):
-            if getattr(self, name) < 1:
-                raise UserError(f"data.{name} must be at least 1")
-        if self.windows < 2:
-            raise UserError("data.windows must be at least 2: an interval needs two documents")
+            if not 1 <= getattr(self, name) <= LARGEST:
+                raise UserError(f"data.{name} must be at least 1, and at most {LARGEST}")
+        if not 2 <= self.windows <= LARGEST:
+            raise UserError(f"data.windows must be at least 2, for an interval needs two documents; at most {LARGEST}")
 
     @property
     def length(self) -> int:
@@ -79,6 +83,49 @@ class Grid:
                 f"grid.soft_prompt must be nearest, clean, none or a name (prompt-...), not {self.soft_prompt!r}"
             )
 
+    @property
+    def size(self) -> int:
+        """How many conditions it has."""
+        lists = [value for value in self.parameters.values() if isinstance(value, list | tuple)]
+        return math.prod(map(len, lists)) * max(1, len(self.projection))
+
+
+@dataclass(frozen=True)
+class Audit:
+    """One audit of every condition: what `delaudit audit` does, on the experiment's own model.
+
+    Attributes:
+        guarantee: What is put to the test; by default what the defence claims.
+        through: Where the audit looks, as in a claims file.
+        unit: What differs between the two inputs.
+        tokens: Length of the prompts.
+        attack: With through = "attack".
+        samples: Draws per side.
+        violation: Factor on the guarantee that must be detectable.
+        level: Chance of refuting a claim that is true, of each audit on its own.
+    """
+
+    __pydantic_config__ = STRICT
+    guarantee: GuaranteeSpec = field(default_factory=lambda: GuaranteeSpec("claimed"))
+    through: Literal["mechanism", "prompt", "vocabulary", "wire", "attack"] = "mechanism"
+    unit: Literal["token", "prompt", "coordinate"] = "token"
+    tokens: int = 1
+    attack: str | None = None
+    samples: int = 20_000
+    violation: float = 1.1
+    level: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not 0 < self.level < 1:
+            raise ValueError(f"level must be in (0, 1), not {self.level}")
+
+    @property
+    def label(self) -> str:
+        """A short name, which also names its draws."""
+        numbers = " ".join(f"{key}={value}" for key, value in asdict(self.guarantee).items() if key != "kind" and value)
+        parts = (self.guarantee.kind, numbers, "through", self.attack or self.through, f"{self.tokens} tokens")
+        return " ".join(part for part in (*parts, self.unit) if part)
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -109,6 +156,7 @@ class Experiment:
         delta: At which epsilons are stated.
         data: The prompts.
         grids: The conditions.
+        audits: Audits of each condition that promises something; their verdicts are a record of their own.
         attacks: Attack plug-ins to run on each condition, with options as in "resend:sends=16"; "quick" or "all".
         attack_seeds: How often the attacked prompts are protected anew.
         utility_seeds: How often the scored prompts are protected anew.
@@ -123,6 +171,7 @@ class Experiment:
     __pydantic_config__ = STRICT
     name: str
     grids: tuple[Grid, ...]
+    audits: tuple[Audit, ...] = ()
     seed: int = 0
     model: str = "smollm2-135m"
     encoder: str = "all-MiniLM-L6-v2"
@@ -141,11 +190,18 @@ class Experiment:
     def __post_init__(self) -> None:
         if not 0 < self.delta < 1:
             raise UserError(f"delta must be in (0, 1), not {self.delta}")
-        for name in ("attack_seeds", "utility_seeds"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name, least in (("attack_seeds", 1), ("utility_seeds", 1), ("wire_prompts", 0)):
+            if not least <= getattr(self, name) <= LARGEST:
+                raise UserError(f"{name} must be at least {least}, and at most {LARGEST}, not {getattr(self, name)}")
+        if self.seed < 0:
+            raise UserError(f"seed must be at least 0, not {self.seed}")
+        labels = [one.label for one in self.audits]
+        if len(set(labels)) < len(labels):
+            raise UserError("two [[audits]] tables ask for the same: take one out")
         if not self.grids:
             raise UserError("an experiment needs at least one [[grids]] table")
+        if sum(grid.size for grid in self.grids) > CONDITIONS:
+            raise UserError(f"the grids have more than {CONDITIONS} conditions: list fewer values, or fewer parameters")
 
     def conditions(self) -> list[Condition]:
         """Every cell, in the order of the file."""
@@ -163,27 +219,44 @@ def load_experiment(path: Path, changes: Sequence[str] = ()) -> Experiment:
 
 def parse_experiment(raw: Mapping[str, Any], changes: Sequence[str] = (), source: str = "experiment") -> Experiment:
     """Build an experiment from plain tables and `key=value` changes ("data.windows=96", "seed=3")."""
-    tables = json.loads(json.dumps(raw))
+    return validated(Experiment, change_tables(raw, changes), source)
+
+
+def change_tables(raw: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """A copy of plain tables with `key=value` changes; a value is read as TOML, and as a plain string where it is none.
+
+    Raises:
+        UserError: a change is none, or its key has no place.
+    """
+    tables: dict[str, Any] = json.loads(json.dumps(raw, default=str))  # dates are no value of ours
     for change in changes:
-        _apply(tables, change)
-    return validated(Experiment, tables, source)
+        key, separator, text = change.partition("=")
+        if not separator or not key.strip():
+            raise UserError(f"--set {change}: write key=value, for example data.windows=96")
+        set_value(tables, key.strip(), toml_value(text), f"--set {change}")
+    return tables
 
 
-def _apply(tables: dict[str, Any], change: str) -> None:
-    """Set one dotted key; the value is read as TOML, and as a plain string where it is none."""
-    key, separator, text = change.partition("=")
-    if not separator or not key.strip():
-        raise UserError(f"--set {change}: write key=value, for example data.windows=96")
-    value = toml_value(text)
-    *path, last = key.strip().split(".")
+def set_value(tables: dict[str, Any], key: str, value: Any, origin: str) -> None:
+    """Set one dotted key in plain tables; `origin` names the change in an error.
+
+    Raises:
+        UserError: the key has no place.
+    """
+    *path, last = key.split(".")
     place: Any = tables
     for part in path:
-        place = place[int(part)] if isinstance(place, list) and part.isdigit() else place.setdefault(part, {})
+        if isinstance(place, list):
+            if not part.isdigit() or int(part) >= len(place):
+                raise UserError(f"{origin}: {part} is not one of the {len(place)} entries")
+            place = place[int(part)]
+        else:
+            place = place.setdefault(part, {})
         if not isinstance(place, dict | list):
-            raise UserError(f"--set {change}: {part} is a value, not a table")
+            raise UserError(f"{origin}: {part} is a value, not a table")
     if isinstance(place, list):
         if not last.isdigit() or int(last) >= len(place):
-            raise UserError(f"--set {change}: {last} is not one of the {len(place)} entries")
+            raise UserError(f"{origin}: {last} is not one of the {len(place)} entries")
         place[int(last)] = value
     else:
         place[last] = value

@@ -1,30 +1,30 @@
-"""Run an experiment: every condition protects, crosses the wire, is attacked and scored; one record comes out.
+"""Measure one condition: it protects, crosses the wire, is attacked and scored; one row of a record comes out.
 
-Finished conditions are kept as JSON in the output folder, under a hash of all that they depend on: a killed run
-that is started again goes on with the first unfinished one.
+Finished conditions are kept as JSON in the output folder, under a hash of all that they depend on, and so is each of
+their parts: a killed run that is started again goes on with the first unfinished one.
 """
 
 import hashlib
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from audit.accounting import account, vacuity
-from audit.adversaries import token_adversaries
-from audit.config import EMBEDDED, Condition, Experiment
+from audit.adversaries import Adversary, token_adversaries
+from audit.config import EMBEDDED, Condition
 from audit.curves import other_settings
-from audit.inversion import Inversion, ceilings, figures, invert
+from audit.inversion import Inversion, Trial, ceilings, figures, invert
+from audit.measured import ByDocument, Measured
 from audit.own_curve import own_epsilons
-from audit.provenance import code_digest, collect_provenance
+from audit.parts import Parts
 from audit.reading import readings
-from audit.records import RunRecord, new_record
-from audit.utility import ByDocument, document_sums, utility
+from audit.utility import document_sums, utility
 from audit.workbench import Workbench
 from defenses.base import Defense
 from defenses.files import write_text
@@ -33,83 +33,17 @@ from defenses.randomness import describe_rng, seeded_rng
 
 Row = dict[str, Any]
 EXAMPLES = 2
-ATTACKS = "attack"
 KEPT = 100  # candidates per position where ranks are reported
 
 
-@dataclass
-class Measured:
-    """One finished condition.
-
-    Attributes:
-        row: Its row of the record.
-        examples: A few prompts with what was read of them, where they may be shown.
-        by_document: Sums and counts of figures of utility and of attacks, document by document.
-        readings: Prompts as the strongest attack reads them, where they may be shown.
-    """
-
-    row: Row
-    examples: list[dict[str, Any]]
-    by_document: ByDocument = field(default_factory=dict)
-    readings: list[dict[str, Any]] = field(default_factory=list)
-
-    def documents(self, row: int) -> list[dict[str, Any]]:
-        """`by_document` as the record of a run keeps it, for the row of this number."""
-        return [{"row": row, "figure": name, **sums} for name, sums in self.by_document.items()]
-
-    def read(self, row: int) -> list[dict[str, Any]]:
-        """`readings` as the record of a run keeps them."""
-        return [{"row": row, **one} for one in self.readings]
-
-
-def run_experiment(experiment: Experiment, out: Path, *, kind: str = "experiment") -> RunRecord:
-    """Run every condition of an experiment and return its record.
-
-    Args:
-        experiment: What to run.
-        out: Output folder; finished conditions are kept below it and reused by a rerun.
-        kind: "experiment" or "quickstart"; "attack" measures no utility, and all that attacks read.
-
-    Raises:
-        UserError: a model, data set, plug-in or artifact cannot be had, or a parameter is wrong.
-    """
-    bench = Workbench(experiment)
-    conditions = experiment.conditions()
-    # Every name and parameter is checked before the first long computation.
-    token_adversaries(experiment.attacks)
-    for condition in conditions:
-        bench.check(condition)
-    facts = [dict(fact) for fact in (*bench.corpus.facts, *bench.auxiliary.facts)]
-    attacks_only = kind == ATTACKS
-    keys = [condition_key(bench, condition, attacks_only) for condition in conditions]
-    _note_start(out, kind, experiment, facts, keys)
-    results: list[Measured] = []
-    with tqdm(total=len(conditions), unit="condition", desc=experiment.name, leave=False) as bar:
-        for condition, key in zip(conditions, keys, strict=True):
-            bar.set_postfix_str(condition.label)
-            results.append(measure(out, bench, condition, attacks_only=attacks_only, key=key))
-            bar.update()
-    return new_record(
-        kind,
-        config=asdict(experiment),
-        seed=experiment.seed,
-        rows=[result.row for result in results],
-        data=facts,
-        examples=[example for result in results for example in result.examples],
-        documents=[one for place, result in enumerate(results) for one in result.documents(place)],
-        readings=[one for place, result in enumerate(results) for one in result.read(place)],
-    )
-
-
-def _note_start(out: Path, kind: str, experiment: Experiment, facts: list[dict[str, Any]], keys: list[str]) -> None:
-    """Say what the run will do, so that one that is broken off can be read (audit.runs)."""
-    plan = {"kind": kind, "config": asdict(experiment), "seed": experiment.seed, "data": facts,
-            "provenance": asdict(collect_provenance()), "conditions": keys}  # fmt: skip
-    write_text(out / "started.json", json.dumps(plan, default=str))
-
-
 def measure(
-    out: Path, bench: Workbench, condition: Condition, *, attacks_only: bool = False, key: str | None = None
+    out: Path,
+    bench: Workbench,
+    condition: Condition,
+    *,
+    attacks_only: bool = False,
+    key: str | None = None,
+    parts: Path | None = None,
 ) -> Measured:
     """The result of one condition, from the output folder where it is already there.
 
@@ -119,26 +53,45 @@ def measure(
         condition: Which one.
         attacks_only: Without utility, and all that attacks read.
         key: Its `condition_key`, where it is known.
+        parts: Folder of the parts that conditions are put together from; None for one in the output folder.
     """
     place = out / "conditions" / f"{key or condition_key(bench, condition, attacks_only)}.json"
-    if place.exists():
-        try:
-            return Measured(**json.loads(place.read_text(encoding="utf-8")))
-        except (ValueError, TypeError):
-            place.unlink()  # half a file of an older crash: measure again
-    result = _run_condition(bench, condition, attacks_only=attacks_only)
-    write_text(place, json.dumps(asdict(result)))
-    return result
+    found = Measured.kept(place)
+    if found is None:
+        found = _run_condition(bench, condition, attacks_only=attacks_only, parts=Parts(parts or out / "parts"))
+        write_text(place, json.dumps(asdict(found)))
+    return found
+
+
+_ASIDE = frozenset({"grids", "audits", "tracking", "name"})
+"""Settings of an experiment that no condition's result depends on."""
+_NOT_OF_USE = frozenset({"attacks", "attack_seeds", "masked_model", "data.attack_tokens", "data.show_text"})
+_NOT_OF_ATTACKS = frozenset({
+    "attacks", "encoder", "utility_seeds", "wire_prompts", "prompt_on_clean", "delta",
+    "data.windows", "data.generations", "data.show_text",
+})  # fmt: skip
 
 
 def condition_key(bench: Workbench, condition: Condition, *more: object) -> str:
     """A hash of everything that what is measured of a condition depends on, and of what else the caller names."""
-    # What is measured depends on everything but the list of conditions and where it is logged.
-    shared = {k: v for k, v in asdict(bench.experiment).items() if k not in {"grids", "tracking", "name"}}
+    return _key(bench, condition, frozenset(), _victims(bench), *more)
+
+
+def _key(bench: Workbench, condition: Condition, without: AbstractSet[str], *more: object) -> str:
+    """A hash of an experiment's settings but some, of data, model, artifacts, code and packages, and of more."""
+    settings = asdict(bench.experiment)
+    shared = {name: value for name, value in settings.items() if name not in {*_ASIDE, *without}}
+    shared["data"] = {name: value for name, value in settings["data"].items() if f"data.{name}" not in without}
     data = [fact["sha256"] for fact in (*bench.corpus.facts, *bench.auxiliary.facts)]
-    origin = [_artifact_hash(bench, condition), bench.llm.fingerprint, code_digest()]
+    place = [str(bench.llm.device.type), str(bench.llm.model.dtype)]
+    origin = [_artifact_hash(bench, condition), bench.llm.fingerprint, place, bench.code]
     key = json.dumps([shared, asdict(condition), data, origin, *more], sort_keys=True, default=str)
     return hashlib.sha256(key.encode()).hexdigest()[:24]
+
+
+def _victims(bench: Workbench) -> str:
+    """A hash of the attacked prompts: a caller may have split them."""
+    return hashlib.sha256(bench.attacked.prefix.tobytes()).hexdigest()
 
 
 def _artifact_hash(bench: Workbench, condition: Condition) -> str:
@@ -150,7 +103,7 @@ def _artifact_hash(bench: Workbench, condition: Condition) -> str:
     return state.hexdigest()
 
 
-def _run_condition(bench: Workbench, condition: Condition, *, attacks_only: bool) -> Measured:
+def _run_condition(bench: Workbench, condition: Condition, *, attacks_only: bool, parts: Parts) -> Measured:
     """Everything that is measured of one condition."""
     started = time.perf_counter()
     defense = bench.defense(condition)
@@ -163,16 +116,23 @@ def _run_condition(bench: Workbench, condition: Condition, *, attacks_only: bool
         "coins": describe_rng(seeded_rng(bench.experiment.seed)),
     }
     row |= _accounting(defense, bench.experiment.delta, bench.experiment.data.prefix_tokens)
-    generations: list[str] = []
-    by_document: ByDocument = {}
+    use: dict[str, Any] = {"row": {}, "generations": [], "by_document": {}}
     if not attacks_only:
-        figures_of_use, generations = utility(bench, condition, defense, by_document)
-        row |= figures_of_use | _wire(bench, condition, defense)
-    found = _attacks(bench, defense, full=attacks_only)
+        key = _key(bench, condition, _NOT_OF_USE, "use")
+        use = parts.values(key, lambda: _use(bench, condition, defense))
+    row |= use["row"]
+    found = _attacks(bench, condition, defense, parts, full=attacks_only)
     row |= _attack_figures(bench, defense, found, full=attacks_only)
-    row["seconds"] = time.perf_counter() - started
-    by_document |= _read_by_document(bench, found)
-    return Measured(row, _examples(bench, condition, generations, found), by_document, _readings(bench, found))
+    row["seconds"] = time.perf_counter() - started + parts.saved
+    by_document = use["by_document"] | _read_by_document(bench, found)
+    return Measured(row, _examples(bench, condition, use["generations"], found), by_document, _readings(bench, found))
+
+
+def _use(bench: Workbench, condition: Condition, defense: Defense[Any]) -> dict[str, Any]:
+    """Figures of utility and of the wire, with sums by document and the texts that the user gets."""
+    by_document: ByDocument = {}
+    row, generations = utility(bench, condition, defense, by_document)
+    return {"row": row | _wire(bench, condition, defense), "generations": generations, "by_document": by_document}
 
 
 def _accounting(defense: Defense[Any], delta: float, tokens: int) -> Row:
@@ -201,9 +161,14 @@ def _accounting(defense: Defense[Any], delta: float, tokens: int) -> Row:
     return found
 
 
-def _attacks(bench: Workbench, defense: Defense[Any], *, full: bool) -> Inversion:
+def _attacks(bench: Workbench, condition: Condition, defense: Defense[Any], parts: Parts, *, full: bool) -> Inversion:
     """What every attack reads of the victims' prompts."""
     experiment = bench.experiment
+
+    def once(one: Adversary, make: Callable[[], Trial]) -> Trial:
+        key = _key(bench, condition, _NOT_OF_ATTACKS, _victims(bench), one.text, full)
+        return parts.trial(key, make)
+
     return invert(
         defense,
         token_adversaries(experiment.attacks),
@@ -212,6 +177,7 @@ def _attacks(bench: Workbench, defense: Defense[Any], *, full: bool) -> Inversio
         seed=experiment.seed,
         seeds=experiment.attack_seeds,
         tools=replace(bench.tools, keep=KEPT) if full else bench.tools,
+        once=once,
     )
 
 

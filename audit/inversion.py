@@ -4,8 +4,9 @@ The adversary protects public text of its own with fresh coins and sees which at
 never made on a victim's tokens, so the success of the chosen attack needs no correction for having been chosen.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,29 @@ class Inversion:
     body_bytes: float
 
 
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """What one attack read.
+
+    Attributes:
+        label: Its name, with the options that it was given.
+        guesses: One for each seed; none where it could not run.
+        knowledge: What it was given; None where it could not run.
+        calibration: Share of the adversary's own tokens that it read.
+        unavailable: Why it could not run; None where it could.
+    """
+
+    label: str
+    guesses: Sequence[Guess]
+    knowledge: Knowledge | None = None
+    calibration: float = 0.0
+    unavailable: str | None = None
+
+
+def _anew(_: Adversary, make: Callable[[], Trial]) -> Trial:
+    return make()
+
+
 def invert(
     defense: Defense[Any],
     adversaries: Sequence[Adversary],
@@ -60,6 +84,7 @@ def invert(
     seeds: int = 1,
     tools: Tools | None = None,
     progress: bool = True,
+    once: Callable[[Adversary, Callable[[], Trial]], Trial] = _anew,
 ) -> Inversion:
     """Try attacks on protected prompts.
 
@@ -72,6 +97,7 @@ def invert(
         seeds: How often the prompts are protected anew, S >= 1.
         tools: What adversaries bring along.
         progress: Show a bar, where standard error is a terminal.
+        once: Given an attack and what tries it, the trial: for callers that keep what was tried before.
 
     Raises:
         UserError: there is too little public text, or no seed.
@@ -82,7 +108,7 @@ def invert(
     with tqdm(total=len(adversaries), unit="attack", disable=None if progress else True, leave=False) as bar:
         for one in adversaries:
             bar.set_postfix_str(one.text)
-            found.add(one)
+            found.add(once(one, partial(found.trial, one)))
             bar.update()
     single = {label: rate for label, rate in found.calibration.items() if found.knowledge[label].sends == 1}
     view = defense.protect(victims[:1], seeded_rng(seed, "attack", "bytes"))
@@ -120,13 +146,13 @@ class _Trials:
     seed: int
     seeds: int
     tools: Tools
-    guesses: dict[str, list[Guess]] = field(default_factory=dict)
+    guesses: dict[str, Sequence[Guess]] = field(default_factory=dict)
     knowledge: dict[str, Knowledge] = field(default_factory=dict)
     unavailable: dict[str, str] = field(default_factory=dict)
     calibration: dict[str, float] = field(default_factory=dict)
 
-    def add(self, one: Adversary) -> None:
-        """Fit one attack and try it; where it cannot run, keep why."""
+    def trial(self, one: Adversary) -> Trial:
+        """Fit one attack and try it; where it cannot run, say why."""
         label = one.text
         try:
             attack = one.against(self.defense, self.tools)
@@ -135,9 +161,16 @@ class _Trials:
             rate = float(next(_guesses(attack, self.own, self.seed, ["calibrate"])).hits(self.own).mean())
             guesses = list(_guesses(attack, self.victims, self.seed, list(range(self.seeds))))
         except Unavailable as reason:
-            self.unavailable[label] = str(reason)
+            return Trial(label, (), unavailable=str(reason))
+        return Trial(label, guesses, attack.knowledge, rate)
+
+    def add(self, trial: Trial) -> None:
+        """Take a trial up."""
+        if trial.knowledge is None:
+            self.unavailable[trial.label] = trial.unavailable or ""
             return
-        self.guesses[label], self.calibration[label], self.knowledge[label] = guesses, rate, attack.knowledge
+        self.guesses[trial.label], self.knowledge[trial.label] = trial.guesses, trial.knowledge
+        self.calibration[trial.label] = trial.calibration
 
 
 def _guesses(attack: Attack, tokens: Tokens, seed: int, streams: Sequence[str | int]) -> Iterator[Guess]:

@@ -18,8 +18,10 @@ from audit.claims import ErrorControl
 from audit.spending import Accumulated
 from defenses.errors import UserError
 from defenses.files import write_whole
+from defenses.untrusted import MIB, json_value, read_limited
 
 SCHEMA = 1
+_LARGEST = 64 * MIB
 _KEPT = 60  # runs of the past that stay listed; the count goes on
 _ANEW = "begin a new family of runs with --new-state"
 
@@ -121,8 +123,8 @@ def open_ledger(path: Path, claims_file: Path, error: ErrorControl, fingerprints
     if not path.exists():
         raise UserError(f"{path}: the state of past runs is missing: restore it, or {_ANEW}")
     try:
-        found = TypeAdapter(Ledger).validate_python(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, ValidationError) as error_:
+        found = TypeAdapter(Ledger).validate_python(json_value(read_limited(path, _LARGEST, "state of past runs")))
+    except (UserError, ValueError, ValidationError) as error_:
         raise UserError(f"{path}: is no readable state of past runs: restore it, or {_ANEW}") from error_
     wanted = new_ledger(path, claims_file, error, fingerprints)
     for name in ("schema", "file", "method", "level"):

@@ -18,6 +18,7 @@ from audit.mlflow_session import (
     without_login,
 )
 from defenses.errors import UserError
+from defenses.untrusted import shown
 
 _TABLES = {"experiments", "runs", "tags"}
 
@@ -50,7 +51,7 @@ def reading(tracking: str | Path) -> Iterator[Any]:
 def _told(error: Exception) -> str:
     if "readonly database" in str(error):
         return "it was written by another version of MLflow; a copy of it can be changed with: mlflow db upgrade URI"
-    return first_line(error)
+    return shown(first_line(error), 300)
 
 
 def _existing(text: str) -> str:

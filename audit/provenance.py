@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import re
@@ -19,6 +20,9 @@ PACKAGES = (
     "datasets", "faker", "scikit-learn", "randomgen", "mlflow", "fastapi", "uvicorn", "httpx", "matplotlib",
     "spu", "jax", "optax", "fast_tsp",
 )  # fmt: skip
+
+PLUGINS = ("delaudit.defenses", "delaudit.attacks")
+"""Entry-point groups of what measures."""
 
 _SECRET = re.compile(r"[\w.-]*(token|password|secret|key)", re.IGNORECASE)
 _URL_LOGIN = re.compile(r"(?<=://)[^/@\s]+(?=@)")
@@ -63,13 +67,27 @@ def collect_provenance(arguments: Sequence[str] | None = None) -> Provenance:
 
 
 def code_digest() -> str:
-    """SHA-256 (hex) over the source that measures: what a cached result was computed by."""
+    """SHA-256 (hex) over the source that measures, other packages' plug-ins included: what computed a cached result."""
     root = Path(__file__).resolve().parent.parent
     state = hashlib.sha256()
     for package in ("audit", "attacks", "defenses"):
         for path in sorted((root / package).rglob("*.py")):
             state.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    for group in PLUGINS:
+        for point in sorted(importlib.metadata.entry_points(group=group), key=lambda one: (one.name, one.value)):
+            state.update(f"{point.name}={point.value}".encode() + _source(point))
     return state.hexdigest()
+
+
+def _source(point: importlib.metadata.EntryPoint) -> bytes:
+    """A plug-in's version and its module's text; what it imports from its own package is told by the version."""
+    version = "" if point.dist is None else f"{point.dist.name} {point.dist.version}"
+    try:
+        spec = importlib.util.find_spec(point.module)
+        text = b"" if spec is None or spec.origin is None else Path(spec.origin).read_bytes()
+    except (ImportError, OSError, ValueError):  # whoever uses it is told
+        text = b""
+    return version.encode() + b"\0" + text
 
 
 def git_state(file: Path) -> tuple[str | None, bool | None]:

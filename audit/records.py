@@ -16,8 +16,11 @@ import numpy as np
 
 from audit.provenance import Provenance, collect_provenance
 from defenses.errors import UserError
+from defenses.files import write_text
+from defenses.untrusted import MIB, json_value, read_limited, shown
 
 SCHEMA = 2
+LARGEST = 64 * MIB  # of a record; ours have one or two
 
 ADDED = ("documents", "readings", "remarks")
 """Parts that schema 2 added; a record of schema 1 is read without them."""
@@ -142,23 +145,23 @@ class RunRecord:
             UserError: Not JSON, a newer schema, unknown or missing parts, wrong types; `source` names the file.
         """
         try:
-            parts = json.loads(text, parse_constant=_refuse_constant)
+            parts = json_value(text, constants=False)
         except ValueError as error:
-            raise UserError(f"{source}: is not a JSON run record: {error}") from error
+            raise UserError(f"{source}: is not a JSON run record: {shown(error)}") from error
         if not isinstance(parts, dict) or type(parts.get("schema")) is not int:
             raise UserError(f"{source}: is not a run record: it has no schema number")
         if parts["schema"] > SCHEMA:
-            newer = f"was written with schema {parts['schema']}, this version reads up to {SCHEMA}"
+            newer = f"was written with schema {shown(parts['schema'])}, this version reads up to {SCHEMA}"
             raise UserError(f"{source}: {newer}; upgrade delaudit")
         if parts["schema"] == 1 and not set(ADDED) & parts.keys():
             parts |= {"schema": SCHEMA} | {name: [] for name in ADDED}
         known = {part.name for part in fields(cls)}
         if odd := sorted(known ^ parts.keys()):
-            raise UserError(f"{source}: unknown or missing parts: {', '.join(odd)}")
+            raise UserError(f"{source}: unknown or missing parts: {shown(', '.join(odd))}")
         try:
             return cls(**{**parts, "figures": [Figure(**figure) for figure in parts["figures"]]})
         except (TypeError, ValueError) as error:
-            raise UserError(f"{source}: is not a valid run record: {error}") from error
+            raise UserError(f"{source}: is not a valid run record: {shown(error)}") from error
 
     @classmethod
     def salvage(cls, text: str, source: str = "record") -> Self:
@@ -173,18 +176,16 @@ class RunRecord:
 
         try:
             return cls(**salvaged(text, source))
-        except (TypeError, ValueError, RecursionError) as error:
-            raise UserError(f"{source}: is not a valid run record: {error}") from error
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{source}: is not a valid run record: {shown(error)}") from error
 
     def write(self, path: Path) -> Path:
-        """Write to `path` in one step: a reader sees the old file or the whole new one."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            partial.write_text(self.to_json(), encoding="utf-8")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        """Write to `path` in one step: a reader sees the old file or the whole new one.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        write_text(path, self.to_json())
         return path
 
     @classmethod
@@ -194,16 +195,31 @@ class RunRecord:
         Raises:
             UserError: No such file, or what it holds is no valid record.
         """
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: cannot be read as a run record: {error}") from error
-        return cls.from_json(text, str(path))
+        return cls.from_json(record_text(path), str(path))
 
     @property
     def slug(self) -> str:
         """A file name for the record, without suffix: kind and time."""
         return re.sub(r"[^\w-]+", "-", f"{self.kind}-{self.created}").strip("-")
+
+
+def record_text(path: Path, source: str | None = None) -> str:
+    """The text of a record's file.
+
+    Args:
+        path: The file.
+        source: Names it in errors; None takes the path.
+
+    Raises:
+        UserError: no such file, it is larger than any record, or is no UTF-8.
+    """
+    try:
+        return read_limited(path, LARGEST, "run record").decode()
+    except UnicodeDecodeError as error:
+        told = f"it is no UTF-8 text ({error})"
+        raise UserError(f"{source or path}: cannot be read as a run record: {told}") from error
+    except UserError as error:
+        raise UserError(str(error).replace(str(path), source or str(path))) from error
 
 
 def new_record(
@@ -309,10 +325,6 @@ def _number(value: object, name: str) -> float:
 def _key(key: object, path: str) -> str:
     _demand(isinstance(key, str), f"{path} has the key {key!r}; keys are text")
     return str(key)
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
 
 
 def _demand(condition: bool, message: str) -> None:  # noqa: FBT001 - reads as a sentence: demand this, or say that

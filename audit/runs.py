@@ -13,15 +13,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from audit.records import SCHEMA, RunRecord
+from audit.measured import Measured
+from audit.records import LARGEST, SCHEMA, RunRecord, record_text
 from defenses.errors import UserError
+from defenses.untrusted import json_value, read_limited, shown
 
 RECORD, STARTED = "record.json", "started.json"
 PARENT = "mlflow.parentRunId"
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _COMMIT = re.compile(r"[0-9a-f]{7,40}")
-_KEY = re.compile(r"[0-9a-f]+")
+_KEY = re.compile(r"[0-9a-f]{1,128}")
 _PAGE = 1000  # runs in one answer of a store
 _DEPTH = 8  # nested runs above one another
 
@@ -68,7 +70,7 @@ def parsed_record(text: str, source: str) -> RunRecord:
     try:
         record = RunRecord.from_json(text, source)
         record.to_json().encode()
-    except (UserError, UnicodeEncodeError, RecursionError):
+    except (UserError, UnicodeEncodeError):
         return RunRecord.salvage(text, source)
     return record
 
@@ -115,15 +117,7 @@ def experiments_of(tracking: str) -> list[str]:
 
 
 def _of_file(path: Path) -> RunRecord:
-    return parsed_record(_text(path), str(path))
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise UserError(f"{path}: cannot be read as a run record: {reason}") from error
+    return parsed_record(record_text(path), str(path))
 
 
 def _of_folder(folder: Path) -> RunRecord:
@@ -158,9 +152,9 @@ def _plan(started: Path) -> dict[str, Any]:
         UserError: the file does not say it.
     """
     try:
-        plan = json.loads(_text(started))
+        plan = json_value(record_text(started))
     except ValueError as error:
-        raise UserError(f"{started}: is damaged: {error}; run the command again") from error
+        raise UserError(f"{started}: is damaged: {shown(error)}; run the command again") from error
     keys = plan.get("conditions") if isinstance(plan, dict) else None
     if not isinstance(keys, list) or not all(isinstance(key, str) and _KEY.fullmatch(key) for key in keys):
         raise UserError(f"{started}: does not say what was to be run; run the command again")
@@ -195,15 +189,13 @@ def _broken_off(started: Path) -> RunRecord:
 
 def _finished(file: Path, row: int) -> dict[str, list[Any]] | None:
     """What a finished condition adds to each part of the record; None where it is not there or damaged."""
-    from audit.experiment import Measured  # noqa: PLC0415 - loads torch, and few runs are broken off
-
     try:
-        found = Measured(**json.loads(file.read_text(encoding="utf-8")))
+        found = Measured(**json_value(read_limited(file, LARGEST, "finished condition")))
         return {
             "rows": [dict(found.row)], "examples": list(found.examples),
             "documents": found.documents(row), "readings": found.read(row),
         }  # fmt: skip
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (UserError, ValueError, TypeError, AttributeError, KeyError):
         return None
 
 
@@ -237,7 +229,7 @@ def _of_commit(commit: str, tracking: str) -> RunRecord:
 
 
 def _called(run: Any) -> str:
-    name = " ".join(str(run.info.run_name or "").split())
+    name = shown(" ".join(str(run.info.run_name or "").split()))
     return f"MLflow run {run.info.run_id} ({name}, {run.info.status})"
 
 
@@ -250,13 +242,14 @@ def _artifact(client: Any, run: Any) -> RunRecord:
     from audit.mlflow_session import first_line, store_errors  # noqa: PLC0415 - as above
 
     name, run_id = _called(run), run.info.run_id
+    faults: tuple[type[Exception], ...] = (*store_errors(), ValueError)
     try:
         if RECORD not in {item.path for item in client.list_artifacts(run_id)}:
-            raise UserError(f"{name} holds no {RECORD}; its files are looked for in {run.info.artifact_uri}")
+            raise UserError(f"{name} holds no {RECORD}; its files are looked for in {shown(run.info.artifact_uri)}")
         with TemporaryDirectory() as folder:
-            text = _text(Path(client.download_artifacts(run_id, RECORD, folder)))
-    except store_errors() as error:
-        raise UserError(f"{name}: its {RECORD} cannot be had: {first_line(error)}") from error
+            text = record_text(Path(client.download_artifacts(run_id, RECORD, folder)), name)
+    except faults as error:
+        raise UserError(f"{name}: its {RECORD} cannot be had: {shown(first_line(error), 300)}") from error
     return parsed_record(text, name)
 
 
@@ -266,7 +259,7 @@ def _experiments(client: Any, tracking: str, name: str | None) -> list[str]:
         return [one.experiment_id for one in _all(client)]
     found = client.get_experiment_by_name(name)
     if found is None:
-        known = ", ".join(f"'{one.name}'" for one in _all(client)[:10])
+        known = ", ".join(f"'{shown(one.name)}'" for one in _all(client)[:10])
         raise UserError(f"MLflow store {tracking}: there is no experiment '{name}'; there are {known}")
     if found.lifecycle_stage != "active":
         raise UserError(f"MLflow store {tracking}: the experiment '{name}' has been deleted; restore it")

@@ -11,6 +11,7 @@ from typing import Any
 
 from audit.records import ADDED, SCHEMA, SHA256, Figure, RunRecord
 from defenses.errors import UserError
+from defenses.untrusted import json_value, shown
 
 UNKNOWN = "unknown"
 
@@ -37,9 +38,9 @@ def salvaged(text: str, source: str) -> Parts:
         UserError: it is no JSON object, or has no rows at all.
     """
     try:
-        parts = _unicode(json.loads(text))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{source}: is not a JSON run record: {error}") from error
+        parts = _unicode(json_value(text))
+    except ValueError as error:
+        raise UserError(f"{source}: is not a JSON run record: {shown(error)}") from error
     rows = parts.get("rows") if isinstance(parts, dict) else None
     if not isinstance(rows, list) or (rows and not any(isinstance(row, dict) for row in rows)):
         raise UserError(f"{source}: is not a run record: it has no rows")
@@ -71,7 +72,7 @@ def _about_schema(parts: Parts) -> list[str]:
 
 def _about_unknown(parts: Parts) -> list[str]:
     known = {part.name for part in fields(RunRecord)}
-    return [f"unknown part '{name}' is not shown" for name in sorted(parts.keys() - known)]
+    return [f"unknown part '{shown(name)}' is not shown" for name in sorted(parts.keys() - known)]
 
 
 def _part(parts: Parts, name: str, remarks: list[str]) -> Any:
@@ -132,7 +133,8 @@ def _flat(rows: Sequence[Any], remarks: list[str]) -> list[Parts]:
         nested.update(key for key, value in cells.items() if isinstance(value, dict | list))
         found.append({key: value for key, value in cells.items() if not isinstance(value, dict | list)})
     remarks.extend(
-        f"column '{key}' holds a list or a mapping in {count} {'row' if count == 1 else 'rows'} and is not shown there"
+        f"column '{shown(key)}' holds a list or a mapping in {count} {'row' if count == 1 else 'rows'} "
+        "and is not shown there"
         for key, count in nested.items()
     )
     return found

@@ -23,6 +23,8 @@ KIND = "suite"
 COMMANDS = ("run", "compare", "nlu", "tune", "calibrate", "attack", "attributes")
 """Commands that leave a record of rows in --out."""
 
+_OURS = {"--out", "-o", "--json"}
+
 STRICT = ConfigDict(extra="forbid")
 Runner = Callable[[Sequence[str]], int]
 
@@ -74,7 +76,7 @@ class Study:
             raise UserError(f"study {self.name}: its command must be one of {', '.join(COMMANDS)}")
         if not self.name or not self.name.replace("-", "").isalnum():
             raise UserError(f"study {self.name!r}: a name is of letters, digits and hyphens; it names a folder")
-        if "--out" in self.command or "--json" in self.command:
+        if any(part.split("=")[0] in _OURS for part in (*self.command, *self.reduced)):
             raise UserError(f"study {self.name}: --out and --json are the suite's to give")
 
 
@@ -122,7 +124,10 @@ def load_suite(path: Path) -> Suite:
     Raises:
         UserError: the file cannot be read, is no TOML, or a key is unknown or has the wrong type.
     """
-    return validated(Suite, {**read_tables(path), "folder": path.parent}, str(path))
+    tables = read_tables(path)
+    if "folder" in tables:
+        raise UserError(f"{path}: folder: a suite's folder is where its file lies; remove the key")
+    return validated(Suite, {**tables, "folder": path.parent}, str(path))
 
 
 def arguments(suite: Suite, study: Study, out: Path, *, reduced: bool) -> list[str]:
@@ -182,5 +187,5 @@ def whole_rows(record: RunRecord) -> list[dict[str, Any]]:
 
 def run_anew(line: Sequence[str]) -> int:
     """Run this program with a command line; its own output goes nowhere, its progress and errors to standard error."""
-    command = [sys.executable, "-m", "audit.cli.main", *line]
+    command = [sys.executable, "-P", "-m", "audit.cli.main", *line]  # -P: nothing in the working folder is imported
     return subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode  # noqa: S603 - our own program

@@ -53,6 +53,18 @@ def build_target(spec: ClaimSpec, folder: Path = Path()) -> Target:
     config = configuration(plugin, spec.parameters)
     try:
         defense = plugin(config, _assets(spec, folder))
+    except ValueError as error:
+        raise UserError(f"defence {spec.defense}: {error}") from error
+    return target_of(defense, spec)
+
+
+def target_of(defense: Defense[Any], spec: ClaimSpec) -> Target:
+    """What a claim audits of a defence that is already configured.
+
+    Raises:
+        UserError: it promises nothing that can be tested, or the claim's tokens are not in its vocabulary.
+    """
+    try:
         claim = claim_of(defense, spec)
     except ValueError as error:
         raise UserError(f"defence {spec.defense}: {error}") from error

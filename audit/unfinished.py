@@ -2,17 +2,20 @@
 
 import contextlib
 import hashlib
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
 from platformdirs import user_cache_path
+from pydantic import TypeAdapter
 
 from audit.ledger import write_json
 from audit.spending import Accumulated
-from audit.verdict import AuditResult, Verdict
+from audit.verdict import AuditResult
 from defenses.errors import UserError
+from defenses.untrusted import MIB, json_value, read_limited
+
+_LARGEST = 256 * MIB
 
 
 class Unfinished:
@@ -42,10 +45,10 @@ class Unfinished:
         if not isinstance(entry, dict) or entry.get("key") != key:
             return None
         try:
-            result = AuditResult(**{**entry["result"], "verdict": Verdict(entry["result"]["verdict"])})
+            result = TypeAdapter(AuditResult).validate_python(entry["result"])
             evidence = entry["evidence"]
-            return result, None if evidence is None else Accumulated(**evidence)
-        except (KeyError, TypeError, ValueError):
+            return result, None if evidence is None else TypeAdapter(Accumulated).validate_python(evidence)
+        except (KeyError, TypeError, ValueError):  # pydantic's errors are ValueErrors
             return None
 
     def put(self, name: str, key: str, result: AuditResult, evidence: Accumulated | None) -> None:
@@ -66,7 +69,7 @@ class Unfinished:
 
     def _read(self) -> dict[str, Any]:
         try:
-            found = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            found = json_value(read_limited(self.path, _LARGEST, "work file"))
+        except (UserError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}

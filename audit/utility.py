@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from audit.config import Condition
 from audit.intervals import Interval
 from audit.mauve import PER_BUCKET, mauve
+from audit.measured import ByDocument
 from audit.measures import (
     Pairs,
     agreement,
@@ -33,9 +34,6 @@ from defenses.randomness import seeded_rng
 
 Row = dict[str, Any]
 _TIMED = 16  # prompts whose protection is timed
-ByDocument = dict[str, dict[str, list[float]]]
-"""Figure -> "ids", "sums" and "counts" of every document; it is sums over counts, or the exponential of that."""
-
 FEWEST = 5 * PER_BUCKET
 """Generations below which MAUVE would have fewer than five buckets, and is left out."""
 

@@ -1,5 +1,7 @@
 """What the conditions of an experiment share: model, prompts, auxiliary text, clean reference, cached projections."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -12,7 +14,9 @@ from numpy.typing import NDArray
 
 from attacks.base import LanguageModel, Tools
 from audit.config import EMBEDDED, Condition, Experiment
+from audit.loaded import Loaded
 from audit.measures import Pairs, Scores, continuations, score
+from audit.provenance import code_digest, package_versions
 from audit.recovery import Prompts
 from audit.token_kinds import entity_positions, token_kinds
 from audit.wire_measure import measure_wire
@@ -24,9 +28,9 @@ from defenses.models.assets import public_assets
 from defenses.models.encoder import SentenceEncoder
 from defenses.models.hidden import hidden_states
 from defenses.models.language import CausalLanguageModel, MaskedLanguageModel
-from defenses.models.llm import LLM, load_llm
+from defenses.models.llm import LLM
 from defenses.pipeline.artifacts import DEL, PromptArtifact, find_projection, find_prompts, nearest_prompt
-from defenses.pipeline.corpus import Corpus, load_corpus
+from defenses.pipeline.corpus import Corpus
 from defenses.pipeline.defense import Del
 from defenses.pipeline.engine import LLMEngine
 from defenses.pipeline.generation import write_on
@@ -44,27 +48,34 @@ class Workbench:
 
     Args:
         experiment: What is run.
+        loaded: What it may share with other workbenches; None for models of its own.
 
     Raises:
         UserError: from any attribute, when what it needs cannot be had.
     """
 
-    def __init__(self, experiment: Experiment) -> None:
+    def __init__(self, experiment: Experiment, loaded: Loaded | None = None) -> None:
         self.experiment = experiment
+        self._loaded = loaded or Loaded()
         self._assets: dict[str | None, Assets] = {}
         self._engines: dict[str, LLMEngine] = {}
         self._wire: dict[tuple[str, int], dict[str, float]] = {}
         self._root = None if experiment.artifacts is None else Path(experiment.artifacts)
 
     @cached_property
+    def code(self) -> str:
+        """A hash over the code and the packages that measure."""
+        return hashlib.sha256(json.dumps([code_digest(), package_versions()]).encode()).hexdigest()
+
+    @cached_property
     def llm(self) -> LLM:
         """The frozen LLM."""
-        return load_llm(self.experiment.model)
+        return self._loaded.llm(self.experiment.model)
 
     @cached_property
     def encoder(self) -> SentenceEncoder:
         """The sentence encoder of coherence."""
-        return SentenceEncoder(self.experiment.encoder)
+        return self._loaded.encoder(self.experiment.encoder)
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -72,7 +83,7 @@ class Workbench:
         data = self.experiment.data
         if data.source == EMBEDDED:
             return self._embedded(self.experiment.seed, data.length)
-        return load_corpus(self.llm, [data.source], data.length)
+        return self._loaded.corpus(self.experiment.model, [data.source], data.length)
 
     @cached_property
     def pairs(self) -> Pairs:
@@ -102,7 +113,7 @@ class Workbench:
         sources = self.experiment.data.auxiliary
         if not sources:
             return self._embedded(self.experiment.seed + AUXILIARY_SEED, self.experiment.data.prefix_tokens)
-        return load_corpus(self.llm, sources, self.experiment.data.prefix_tokens, pack=True)
+        return self._loaded.corpus(self.experiment.model, sources, self.experiment.data.prefix_tokens, pack=True)
 
     @cached_property
     def clean_prefixes(self) -> Float32:
@@ -133,7 +144,7 @@ class Workbench:
     @cached_property
     def _local_llm(self) -> LLM:
         name = self.experiment.local_model
-        return self.llm if name is None else load_llm(name)
+        return self.llm if name is None else self._loaded.llm(name)
 
     def text_features(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """The LLM's last block at the last position of each text, (N, h): what MAUVE compares."""

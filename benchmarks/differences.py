@@ -34,9 +34,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from audit.config import parse_experiment
 from audit.differences import Differences, differences
-from audit.experiment import run_experiment
 from audit.intervals import cluster_bootstrap
 from audit.records import RunRecord
+from audit.sweeps.run import run_experiment
 
 PLANTED_LOSS, PLANTED_READ = 1.05, 0.05
 UTILITY, READ = "perplexity_over_clean", "asr_strongest"

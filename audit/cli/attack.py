@@ -53,8 +53,9 @@ def attack(**options: Any) -> None:
     The strongest is chosen on the adversary's own public text and then measured on the victims' prompts. Run again
     with the same --out, it goes on where it was stopped.
     """
-    from audit.experiment import ATTACKS, run_experiment
     from audit.publish import publish
+    from audit.sweeps.plan import ATTACKS
+    from audit.sweeps.run import run_experiment
 
     experiment = _experiment(options)
     record = run_experiment(experiment, checked_folder(options["out"]), kind=ATTACKS)

@@ -31,6 +31,8 @@ COMMANDS = {
     "serve": ("audit.cli.serve", "serve", "Serve a frozen LLM behind the DEL wire."),
     "prompt": ("audit.cli.prompt", "prompt", "Send one private prompt to a server."),
     "plugins": ("audit.cli.plugins", "plugins", "List the defences and attacks that are installed."),
+    "sbom": ("audit.cli.sbom", "sbom", "A bill of materials: packages, models and data, CycloneDX JSON."),
+    "doctor": ("audit.cli.doctor", "doctor", "Say what is missing on this machine, and how to get it."),
 }
 
 

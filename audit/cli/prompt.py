@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from audit.cli.options import FILE
 from defenses.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,7 +31,14 @@ if TYPE_CHECKING:
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=64, show_default=True)
 @click.option("--temperature", type=click.FloatRange(0, 10), default=0.0, show_default=True, help="0 is greedy.")
 @click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), help="The server's sampling seed, not the coins'.")
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), default=120.0, show_default=True, help="Seconds.")
+@click.option(
+    "--timeout", type=click.FloatRange(0, min_open=True), default=120.0, show_default=True, help="Longest silence, s."
+)
+@click.option(
+    "--deadline", type=click.FloatRange(0, min_open=True), default=900.0, show_default=True, help="Whole answer, s."
+)
+@click.option("--ca", type=FILE, help="Certificate to trust, PEM: a private authority's, or the server's own.")
+@click.option("--plain-http", is_flag=True, help="Let the API token go to another machine without TLS.")
 @click.option("--bundle", type=click.Path(path_type=Path), help="Client bundle file, instead of the server's own.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object when the answer is complete.")
 def prompt(text: str, url: str, token: str, as_json: bool, **options: Any) -> None:
@@ -51,7 +59,7 @@ def prompt(text: str, url: str, token: str, as_json: bool, **options: Any) -> No
         for piece in answer:
             pieces.append(piece)
             if not as_json:
-                click.echo(piece, nl=False)
+                click.echo(_for_terminal(piece) if sys.stdout.isatty() else piece, nl=False)
     chosen = client.quantizer
     if as_json:
         click.echo(json.dumps(_figures("".join(pieces), chosen, answer.traffic)))
@@ -68,14 +76,16 @@ def _connect(url: str, token: str, options: dict[str, Any]) -> "Client":
     from defenses.pipeline.connection import check_bundle, fetch_bundle, fetch_info, open_http
     from defenses.pipeline.latents import ClientBundle
 
-    with open_http(url, token, timeout=options["timeout"]) as http:
+    security = {"timeout": options["timeout"], "ca": options["ca"], "plain_http": options["plain_http"]}
+    with open_http(url, token, **security) as http:
         info = fetch_info(http)
         quantizer = choose_quantizer(info, n=options["n"], mu=options["mu"], a_over_c=_ratio(info, options))
         if options["bundle"]:
             bundle = check_bundle(ClientBundle.load(options["bundle"]), info)
         else:
             bundle = fetch_bundle(http, info)
-    return Client(bundle.table, load_tokenizer(bundle), quantizer, url, token, timeout=options["timeout"])
+    tokenizer, deadline = load_tokenizer(bundle), options["deadline"]
+    return Client(bundle.table, tokenizer, quantizer, url, token, deadline=deadline, **security)
 
 
 def _ratio(info: "ServiceInfo", options: dict[str, Any]) -> float | None:
@@ -113,6 +123,11 @@ def _figures(text: str, quantizer: "Quantizer", traffic: "Traffic") -> dict[str,
         "mu": quantizer.mu,
         "rng": traffic.rng,
     }
+
+
+def _for_terminal(piece: str) -> str:
+    """Text without the control characters by which a server could take hold of a terminal."""
+    return "".join(one if one.isprintable() or one in "\n\t" else "\ufffd" for one in piece)
 
 
 def _standard_input() -> str:

@@ -4,6 +4,7 @@ Local data is read into memory and leaves nothing behind: no cache entry, no loc
 """
 
 import hashlib
+import logging
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from defenses.errors import UserError
+from defenses.untrusted import reason, shown
 
 Join = Literal["lines", "wikitext", "documents"]
 
@@ -202,10 +204,14 @@ def _read_local(files: list[Path], *, whole: bool) -> Any:
     options = {"sample_by": "document" if whole else "line"} if kind == ".txt" else {}
     with _quiet(datasets), tempfile.TemporaryDirectory(prefix="delaudit-") as cache:
         try:
-            return read([str(file) for file in files], cache_dir=cache, keep_in_memory=True, **options)
-        except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
-            cause = error.__cause__ or error
-            raise UserError(f"{files[0]}: cannot be read as {kind[1:]}: {_first_line(cause)}") from error
+            found = read([str(file) for file in files], cache_dir=cache, keep_in_memory=True, **options)
+            found.data.validate(full=True)  # its reader takes any bytes for UTF-8 until somebody asks for a row
+        except Exception as error:  # a damaged file makes its parsers raise errors of many kinds
+            told = reason(error.__cause__ or error, 300)
+            raise UserError(
+                f"{files[0]}: cannot be read as {kind[1:]}: {told}; mend it or give another file"
+            ) from error
+        return found
 
 
 def _read_hub(source: str, split: str | None) -> tuple[Any, str]:
@@ -221,10 +227,10 @@ def _read_hub(source: str, split: str | None) -> tuple[Any, str]:
         try:
             if split is None:
                 split = _only(datasets.get_dataset_split_names(name, config or None), source)
-            return datasets.load_dataset(name, config or None, split=split), split
+            return datasets.load_dataset(name, config or None, split=split), split  # scripts are not run by it
         except (datasets.exceptions.DatasetsError, httpx.HTTPError, OSError, ValueError, RuntimeError) as error:
             raise UserError(
-                f"{source}: no such file or folder here, and the hub did not give it: {_first_line(error)}"
+                f"{source}: no such file or folder here, and the hub did not give it: {reason(error, 300)}"
             ) from error
 
 
@@ -236,12 +242,14 @@ def _only(splits: Sequence[str], source: str) -> str:
 
 @contextmanager
 def _quiet(datasets: Any) -> Iterator[None]:
-    """No progress bars from the library while it reads; ours say more."""
-    before = datasets.are_progress_bars_disabled()
+    """No progress bars and no log from the library while it reads; ours say more."""
+    before, level = datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(logging.CRITICAL)
     try:
         yield
     finally:
+        datasets.logging.set_verbosity(level)
         if not before:
             datasets.enable_progress_bars()
 
@@ -262,7 +270,7 @@ def _text_column(dataset: Any, column: str | None, name: str) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) or "none"
+    return shown(", ".join(names), 300) or "none"
 
 
 def _rows(dataset: Any, column: str, join: Join) -> Iterator[tuple[object, str]]:
@@ -300,8 +308,3 @@ def _take(documents: Iterable[str], limit: int | None) -> Iterator[str]:
         if limit is not None and count >= limit:
             return
         yield document
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

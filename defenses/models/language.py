@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from defenses.base import Float32, Tokens, Unavailable
 from defenses.errors import UserError
+from defenses.models.folders import check_folder, foreign
 from defenses.models.llm import LLM
 from defenses.models.quiet import quiet
 
@@ -220,13 +221,11 @@ def _load_masked(name: str, device: str) -> tuple[Any, Any]:
     """A masked language model in evaluation mode and its tokenizer."""
     from transformers import AutoModelForMaskedLM, AutoTokenizer  # noqa: PLC0415 - slow to import
 
-    try:
-        with quiet():
-            model = AutoModelForMaskedLM.from_pretrained(name, dtype=torch.float32)
-            tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, KeyError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"masked language model {name}: {first[:200]}; give a local folder or a hub id") from error
+    check_folder(name, "masked language model")
+    safe: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
+    with foreign(f"masked language model {name}", "give a local folder or a hub id"), quiet():
+        model = AutoModelForMaskedLM.from_pretrained(name, dtype=torch.float32, **safe)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     if tokenizer.mask_token_id is None:
         raise UserError(f"masked language model {name}: its tokenizer has no mask token; give a masked model")
     model.eval()

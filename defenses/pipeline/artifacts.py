@@ -7,7 +7,6 @@ Layout of a store, one folder per LLM:
 A card names the embedding table it belongs to; an artifact is refused on another model.
 """
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from defenses.base import Projection
 from defenses.errors import UserError
 from defenses.pipeline.projection import load_projection
+from defenses.untrusted import MIB, json_value, read_limited, reason, shown
 
 SHIPPED = Path(__file__).resolve().parent.parent / "artifacts"
 DEFAULT_PROJECTION = "d128-noise-aware"
@@ -57,15 +57,17 @@ def find_projection(model: str, fingerprint: str, name: str, root: Path | None =
     """Load a projection by name ("d128-noise-aware"), or by path to its safetensors file.
 
     Raises:
-        UserError: there is none of that name, or it belongs to another model's embedding table.
+        UserError: there is none of that name, it belongs to another model's embedding table, or its file has another
+            hash than its card says.
     """
     path = Path(name) if name.endswith(".safetensors") else store_for(model, root) / f"projection-{name}.safetensors"
     if not path.exists():
         known = [p.stem.removeprefix("projection-") for p in sorted(path.parent.glob("projection-*.safetensors"))]
         offer = f"there are {', '.join(known)}" if known else "train one with `delaudit train projection`"
         raise UserError(f"--projection {name}: no such projection for {model}; {offer}")
-    _check_model(_read_card(path.with_suffix(".json")), fingerprint, name)
-    return load_projection(path)
+    card = _read_card(path.with_suffix(".json"))
+    _check_model(card, fingerprint, name)
+    return load_projection(path, _known_sha256(card, path))
 
 
 def find_prompts(
@@ -75,11 +77,14 @@ def find_prompts(
     found = []
     for path in sorted(store_for(model, root).glob("prompt-*/card.json")):
         card = _read_card(path)
-        if card["projection"] == projection and card.get("defense", DEL) == defense:
-            _check_model(card, fingerprint, path.parent.name)
-            strength = card["mu"] if defense == DEL else card["strength"]
-            mu = math.inf if strength is None else float(strength)
-            found.append(PromptArtifact(path.parent, projection, int(card["n"]), mu, int(card["vectors"]), card))
+        try:
+            if card["projection"] == projection and card.get("defense", DEL) == defense:
+                _check_model(card, fingerprint, path.parent.name)
+                strength = card["mu"] if defense == DEL else card["strength"]
+                mu = math.inf if strength is None else float(strength)
+                found.append(PromptArtifact(path.parent, projection, int(card["n"]), mu, int(card["vectors"]), card))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise UserError(f"{path}: is no soft prompt's card ({reason(error)}): remove it, or train anew") from error
     return sorted(found, key=lambda prompt: (prompt.n, prompt.mu))
 
 
@@ -93,17 +98,25 @@ def nearest_prompt(prompts: list[PromptArtifact], n: int, mu: float) -> PromptAr
 
 def _read_card(path: Path) -> dict[str, Any]:
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: the artifact's card cannot be read ({error})") from error
+        card = json_value(read_limited(path, MIB, "card"))
+    except ValueError as error:
+        raise UserError(f"{path}: the artifact's card is no JSON ({shown(error)}): get or train it again") from error
     if not isinstance(card, dict):
-        raise UserError(f"{path}: a card is one JSON object")
+        raise UserError(f"{path}: a card is one JSON object: get or train the artifact again")
     return card
+
+
+def _known_sha256(card: dict[str, Any], path: Path) -> str | None:
+    """The weights' hash by their card; None where it does not say."""
+    known = card.get("sha256")
+    if known is not None and not isinstance(known, str):
+        raise UserError(f"{path}: its card says {shown(repr(known))} for its sha256: get or train it again")
+    return known
 
 
 def _check_model(card: dict[str, Any], fingerprint: str, name: str) -> None:
     if card.get("embedding") != fingerprint:
         raise UserError(
-            f"{name} belongs to the embedding table {card.get('embedding')}, this model's is {fingerprint}: "
+            f"{name} belongs to the embedding table {shown(card.get('embedding'))}, this model's is {fingerprint}: "
             "train one for this model with `delaudit train projection`",
         )

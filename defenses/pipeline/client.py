@@ -5,17 +5,21 @@ from a fresh AES-128-CTR generator, and sends nothing but the message of `wire.p
 """
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
+import httpx
 import numpy as np
 from tokenizers import Tokenizer
 
 from defenses.errors import UserError
-from defenses.pipeline.connection import check_status, one_line_errors, open_http
+from defenses.pipeline.connection import check_response, one_line_errors, open_http, pieces
 from defenses.pipeline.latents import ClientBundle, LatentTable
 from defenses.pipeline.mechanism import Quantizer
 from defenses.pipeline.protocol import OCTETS, Deployment, ServiceInfo, TokenStreamReader
@@ -68,7 +72,12 @@ class Answer(Iterator[str]):
 class Client:
     """Protects prompts with one table and one quantizer, and asks one service about them.
 
-    Use it as a context manager, or call `close`.
+    Use it as a context manager, or call `close`. It holds no coins between two prompts: each message draws a fresh key,
+    so a copy of the process (a fork, a restored snapshot) shares none with it. A child process also makes a connection
+    of its own, since two that write to one TLS session would betray both. A client cannot be copied or pickled.
+
+    Raises:
+        UserError: as `open_http`.
     """
 
     def __init__(
@@ -81,6 +90,9 @@ class Client:
         *,
         coins: Coins = service_rng,
         timeout: float = 120.0,
+        deadline: float = 900.0,
+        ca: Path | None = None,
+        plain_http: bool = False,
     ) -> None:
         if (quantizer.d, quantizer.clip) != (table.d, table.clip):
             raise ValueError(f"the quantizer is for d = {quantizer.d}, c = {quantizer.clip:g}, the table is not")
@@ -89,7 +101,9 @@ class Client:
         self.quantizer = quantizer
         self._sampler = TableSampler(quantizer)
         self._coins = coins
-        self._http = open_http(url, token, timeout=timeout)
+        self._deadline = deadline
+        self._open = partial(open_http, url, token, timeout=timeout, ca=ca, plain_http=plain_http)
+        self._http, self._process = self._open(), os.getpid()
 
     def __enter__(self) -> Self:
         return self
@@ -97,9 +111,13 @@ class Client:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.close()
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a client holds a connection and cannot be copied or pickled: make another one")
+
     def close(self) -> None:
         """Close the connection."""
-        self._http.close()
+        if self._process == os.getpid():
+            self._http.close()
 
     def encode(self, text: str) -> bytes:
         """Text to the message that crosses the wire, under coins of its own.
@@ -131,6 +149,12 @@ class Client:
         traffic = Traffic()
         return Answer(self._stream(text, query, traffic), traffic)
 
+    def _connection(self) -> httpx.Client:
+        """This process's own connection; the parent's is left to the parent, unclosed."""
+        if self._process != os.getpid():
+            self._http, self._process = self._open(), os.getpid()
+        return self._http
+
     def _encode(self, text: str, traffic: Traffic) -> bytes:
         started = time.perf_counter()
         tokens = np.array(self.tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int64)
@@ -148,13 +172,13 @@ class Client:
     def _stream(self, text: str, query: dict[str, int | float], traffic: Traffic) -> Iterator[str]:
         started = time.perf_counter()
         message = self._encode(text, traffic)
-        reader, writer = TokenStreamReader(), _TextWriter(self.tokenizer, self.table.vocabulary)
-        request = self._http.stream(
-            "POST", "/v1/generate", params=query, content=message, headers={"Content-Type": OCTETS}
-        )
-        with one_line_errors(self._http, reader), request as response:
-            check_status(response)
-            for piece in response.iter_raw():
+        reader = TokenStreamReader(int(query["max_new_tokens"]))
+        writer = _TextWriter(self.tokenizer, self.table.vocabulary)
+        http = self._connection()
+        request = http.stream("POST", "/v1/generate", params=query, content=message, headers={"Content-Type": OCTETS})
+        with one_line_errors(http, reader), request as response:
+            check_response(response, OCTETS)
+            for piece in pieces(response, self._deadline):
                 traffic.bytes_down += len(piece)
                 text_piece = writer.add(reader.feed(piece))
                 traffic.tokens_down = reader.count

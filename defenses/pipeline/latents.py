@@ -6,18 +6,18 @@ outside [-c, c], so **any** table, even a wrong one, gives the mechanism's guara
 """
 
 import hashlib
-import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors import numpy as safetensors_numpy
 
 from defenses.base import Float32, Projection, Tokens
 from defenses.errors import UserError
+from defenses.files import write_whole
+from defenses.tensors import LARGEST, parsed_tensors
+from defenses.untrusted import read_limited, reason
 
 Codes = NDArray[np.int8]
 
@@ -131,14 +131,15 @@ class ClientBundle:
             UserError: where the bytes are no bundle, or a damaged one.
         """
         try:
-            tensors = safetensors_numpy.load(data)
-            codes, clip = tensors["codes"], float(tensors["clip"][0])
+            tensors, _ = parsed_tensors(data)
+            codes, clip = tensors["codes"], _scalar(tensors["clip"])
             tokenizer, digest = tensors["tokenizer"].tobytes(), tensors["sha256"]
             if not np.array_equal(digest, _content_digest(codes, clip, tokenizer)):
                 raise UserError(f"{origin} is damaged (its hash does not match its content): fetch it again")
-            return cls(table=LatentTable(codes, clip), tokenizer_json=tokenizer.decode())
-        except (SafetensorError, KeyError, ValueError, IndexError, TypeError) as error:
-            raise UserError(f"{origin} is not a client bundle of this version ({error}): fetch it again") from error
+            return cls(table=LatentTable(_codes(codes), clip), tokenizer_json=tokenizer.decode())
+        except (KeyError, ValueError) as error:
+            told = reason(error)
+            raise UserError(f"{origin} is not a client bundle of this version ({told}): fetch it again") from error
 
     def save(self, path: Path) -> None:
         """Write the bundle to `path`: under a temporary name first, then renamed.
@@ -146,11 +147,7 @@ class ClientBundle:
         Raises:
             UserError: where the folder cannot be written to.
         """
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, self.to_bytes())
-        except OSError as error:
-            raise UserError(f"cannot write the client bundle {path}: {error.strerror or error}") from error
+        write_whole(path, self.to_bytes())
 
     @classmethod
     def load(cls, path: Path) -> "ClientBundle":
@@ -159,26 +156,22 @@ class ClientBundle:
         Raises:
             UserError: where there is no such file, or it is no bundle.
         """
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise UserError(f"cannot read the client bundle {path}: {error.strerror or error}") from error
-        return cls.from_bytes(data, origin=str(path))
+        return cls.from_bytes(read_limited(path, LARGEST, "client bundle"), origin=str(path))
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` beside `path` and rename it into place: a reader sees all of it or none."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+def _codes(tensor: NDArray[np.generic]) -> Codes:
+    if tensor.dtype != np.int8:
+        raise ValueError(f"its codes are {tensor.dtype}, not int8")
+    return tensor.view(np.int8)
 
 
-def _content_digest(codes: Codes, clip: float, tokenizer: bytes) -> NDArray[np.uint8]:
+def _scalar(tensor: NDArray[np.generic]) -> float:
+    if tensor.shape != (1,) or tensor.dtype != np.float64:
+        raise ValueError("its clip is not one number")
+    return float(tensor.astype(np.float64)[0])
+
+
+def _content_digest(codes: NDArray[np.generic], clip: float, tokenizer: bytes) -> NDArray[np.uint8]:
     digest = hashlib.sha256(f"{codes.dtype} {codes.shape} {clip.hex()} ".encode())
     digest.update(np.ascontiguousarray(codes).tobytes())
     digest.update(tokenizer)

@@ -7,19 +7,20 @@ that the LLM does not react to are then given up first.
 
 import hashlib
 import json
-import os
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from defenses.base import Float32, Projection
 from defenses.errors import UserError
-from defenses.files import write_text
+from defenses.files import write_text, write_whole
+from defenses.tensors import LARGEST, parsed_tensors
+from defenses.untrusted import read_limited, reason, shown
 
 PAPER_CLIP = 0.05  # c of arXiv 2602.11513; only A / c matters, so the latents are scaled to it
 CLIP_QUANTILE = 0.99  # share of latent coordinates that the clip leaves untouched at the start
@@ -122,31 +123,43 @@ def save_projection(projection: Projection, path: Path, card: Mapping[str, Any])
 def save_with_card(
     tensors: dict[str, NDArray[Any]], facts: dict[str, str], path: Path, card: Mapping[str, Any]
 ) -> None:
-    """Write tensors as safetensors, and beside them the card with their SHA-256 as JSON; both replaced whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(path.name + ".tmp")
-    save_file(tensors, fresh, facts)
-    os.replace(fresh, path)  # noqa: PTH105 - atomic on every platform
-    text = json.dumps({**card, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}, indent=2)
+    """Write tensors as safetensors, and beside them the card with their SHA-256 as JSON; both replaced whole.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    content = bytes(save(tensors, facts))
+    write_whole(path, content)
+    text = json.dumps({**card, "sha256": hashlib.sha256(content).hexdigest()}, indent=2)
     write_text(path.with_suffix(".json"), text + "\n")
 
 
-def load_projection(path: Path) -> Projection:
+def load_projection(path: Path, sha256: str | None = None) -> Projection:
     """Read a projection written by `save_projection`.
 
+    Args:
+        path: Its safetensors file.
+        sha256: Its hash in hexadecimal, where that is known.
+
     Raises:
-        UserError: the file is missing, damaged or not a projection.
+        UserError: the file is missing, damaged or not a projection, or has another hash.
     """
+    content = read_limited(path, LARGEST, "projection")
+    found = hashlib.sha256(content).hexdigest()
+    if sha256 is not None and found != sha256:
+        told = f"has sha256 {found}, its card expects {shown(sha256)}"
+        raise UserError(f"{path}: {told}: it is damaged or was changed; get it again or train one")
     try:
-        with safe_open(path, framework="np") as file:
-            facts = file.metadata() or {}
-            encoder, decoder = file.get_tensor("encoder"), file.get_tensor("decoder")
-        return Projection(
-            encoder.astype(np.float32),
-            decoder.astype(np.float32),
-            float(facts["clip"]),
-            name=facts["name"],
-            objective=facts["objective"],
-        )
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise UserError(f"{path} is not a readable projection ({error}); train one with `delaudit train`") from error
+        tensors, facts = parsed_tensors(content)
+        encoder, decoder = (tensors[name].astype(np.float32) for name in ("encoder", "decoder"))
+        return Projection(encoder, decoder, _finite(facts["clip"]), name=facts["name"], objective=facts["objective"])
+    except (KeyError, ValueError) as error:
+        told = reason(error)
+        raise UserError(f"{path} is not a readable projection ({told}); train one with `delaudit train`") from error
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{shown(text)} is no number")
+    return number

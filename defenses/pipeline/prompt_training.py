@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peft import PromptTuningConfig, TaskType, get_peft_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import DynamicCache
@@ -215,6 +214,8 @@ def noisy_prefix(x: torch.Tensor, projection: Projection, settings: PromptSettin
 
 def save_prompt(llm: LLM, prompt: torch.Tensor, folder: Path, card: Mapping[str, Any]) -> None:
     """Write a prompt as a PEFT prompt-tuning adapter that `PeftModel.from_pretrained` loads; replaced whole."""
+    from peft import PromptTuningConfig, TaskType, get_peft_model  # noqa: PLC0415 - slow to import, for training alone
+
     config = PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=len(prompt))
     with warnings.catch_warnings():
         # PEFT 0.21 reads an attribute that transformers 5.23 renamed; both names work until transformers 6.

@@ -15,6 +15,7 @@ from defenses.pipeline.wire import VERSION
 
 OCTETS = "application/octet-stream"
 END_MARK = 0xFFFFFFFF
+MAX_TABLE = 1 << 28  # bytes of a latent table that a client takes: a quarter of a gigabyte
 _WORD = struct.Struct("<I")
 
 
@@ -93,29 +94,30 @@ class ServiceInfo:
         """Read a card.
 
         Raises:
-            UserError: where the text is not a card, or of a service that speaks no version known here.
+            UserError: where the text is not a card, a figure in it is out of its range, or the service speaks no
+                version known here.
         """
         try:
             card = json.loads(text)
             versions = tuple(int(version) for version in card["versions"])
             if VERSION not in versions:
-                raise UserError(
-                    f"the server speaks wire versions {versions}, this client {VERSION}: update one of them"
-                )
+                named = ", ".join(str(version) for version in versions[:8])
+                raise UserError(f"the server speaks wire versions {named}, this client {VERSION}: update one of them")
             return cls(
                 model=str(card["model"]),
                 projection_id=_identity(str(card["projection_id"])),
-                d=int(card["d"]),
+                d=_within(card["d"], (1 << 16) - 1, "d"),
                 clip=float(card["clip"]),
-                vocabulary=int(card["vocabulary"]),
+                vocabulary=_within(card["vocabulary"], MAX_TABLE // int(card["d"]), "vocabulary"),
                 deployments=tuple(_deployment(one) for one in card["deployments"]),
                 max_tokens=int(card["limits"]["max_tokens"]),
                 max_body=int(card["limits"]["max_body"]),
                 max_new_tokens=int(card["limits"]["max_new_tokens"]),
                 versions=versions,
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"the server's /v1/info is not a delaudit card ({error}): check the URL") from error
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+            reason = one_line(str(error))
+            raise UserError(f"the server's /v1/info is not a delaudit card ({reason}): check the URL") from error
 
 
 def _identity(text: str) -> str:
@@ -123,6 +125,20 @@ def _identity(text: str) -> str:
     if len(text) != 16 or len(bytes.fromhex(text)) != 8:
         raise ValueError(f"projection id {text!r}")
     return text.lower()
+
+
+def _within(value: Any, most: int, name: str) -> int:
+    number = int(value)
+    if not 1 <= number <= most:
+        raise ValueError(f"{name} is not 1 to {most}")
+    return number
+
+
+def one_line(text: str, most: int = 200) -> str:
+    """What a peer wrote, fit for a terminal: one short line of printable characters."""
+    cleaned = "".join(character if character.isprintable() else " " for character in text[: 4 * most])
+    line = " ".join(cleaned.split())
+    return line if len(line) <= most else f"{line[:most]}..."
 
 
 def _deployment(card: Mapping[str, Any]) -> Deployment:
@@ -146,12 +162,16 @@ def encode_end(count: int) -> bytes:
 class TokenStreamReader:
     """Token ids from an answer's bytes, whatever the pieces in which they arrive.
 
+    Args:
+        limit: The most tokens that were asked for; None for any number.
+
     Attributes:
         count: Tokens read so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int | None = None) -> None:
         self.count = 0
+        self._limit = math.inf if limit is None else limit
         self._rest = b""
         self._marked = False
         self._end: int | None = None
@@ -160,7 +180,7 @@ class TokenStreamReader:
         """The tokens that `piece` completes.
 
         Raises:
-            UserError: where bytes follow the end frame.
+            UserError: where bytes follow the end frame, or more tokens come than were asked for.
         """
         data = self._rest + piece
         whole = len(data) // _WORD.size * _WORD.size
@@ -173,9 +193,11 @@ class TokenStreamReader:
                 self._end = word
             elif word == END_MARK:
                 self._marked = True
+            elif self.count == self._limit:
+                raise UserError(f"the server sent more than the {self._limit} tokens asked for: do not trust it")
             else:
                 tokens.append(word)
-        self.count += len(tokens)
+                self.count += 1
         return tokens
 
     def finish(self) -> None:

@@ -1,59 +1,61 @@
-"""The service: a frozen LLM behind the DEL wire, over HTTP. docs/wire.md lists its answers.
+"""The service: a frozen LLM behind the DEL wire, over HTTP. docs/wire.md lists its answers, docs/service.md its care.
 
 One worker thread owns the engine, so the event loop stays free to refuse, count and notice who has gone.
 """
 
-import hmac
-import socket
+import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Annotated, Any
+from typing import Annotated
 
-import uvicorn
 from fastapi import Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.params import Depends as Dependency
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
-from defenses.errors import UserError
 from defenses.pipeline.latents import ClientBundle
 from defenses.pipeline.protocol import OCTETS, Deployment, ServiceInfo
-from defenses.pipeline.service_metrics import MetricsMiddleware, ServiceMetrics
-from defenses.pipeline.service_worker import Engine, GenerationRequest, ServiceError, TokenStream, Worker
+from defenses.pipeline.service_auth import Credentials, Doorkeeper
+from defenses.pipeline.service_gate import Gate, ServiceState
+from defenses.pipeline.service_limits import RateLimiter, ServiceLimits
+from defenses.pipeline.service_metrics import ServiceMetrics, notes_of
+from defenses.pipeline.service_refusal import ServiceError
+from defenses.pipeline.service_server import Server, listen, serve
+from defenses.pipeline.service_worker import Engine, GenerationRequest, TokenStream, Worker
 from defenses.pipeline.wire import WireError, WireLimits, WireMessage, parse
 
-__all__ = ["Deployment", "Engine", "Server", "create_app", "listen", "serve"]
+__all__ = ["Deployment", "Engine", "Server", "ServiceLimits", "create_app", "listen", "serve"]
+
+_PIECE = 1 << 16
 
 
 def create_app(
     engine: Engine,
     *,
-    api_token: str,
-    max_tokens: int = 1024,
-    max_body: int = 1 << 20,
-    max_new_tokens: int = 256,
-    max_queue: int = 64,
+    api_token: str = "",
+    credentials: Credentials | None = None,
+    limits: ServiceLimits | None = None,
 ) -> FastAPI:
     """The service as an ASGI application.
 
     Args:
         engine: The LLM's side.
-        api_token: What a client must send as its bearer token.
-        max_tokens: The longest prompt in tokens.
-        max_body: The longest message in bytes.
-        max_new_tokens: The longest answer in tokens.
-        max_queue: Requests that may wait while one is generated.
+        api_token: What every client must send as its bearer token.
+        credentials: Instead of `api_token`: the tokens of several clients.
+        limits: What is accepted; by default no rates are limited.
 
     Raises:
         ValueError: where the API token is empty or not printable ASCII.
     """
-    if not (api_token and api_token.isascii() and api_token.isprintable()):
-        raise ValueError("the API token must be printable ASCII and not empty")
-    metrics = ServiceMetrics()
-    worker = Worker(engine, metrics, max_queue)
-    app = FastAPI(title="delaudit", docs_url=None, redoc_url=None, openapi_url=None, lifespan=_lifespan(worker))
-    app.add_middleware(MetricsMiddleware, metrics=metrics)
-    for kind in (ServiceError, RequestValidationError, HTTPException, Exception):
+    limits = limits or ServiceLimits()
+    door = _Door(credentials or Credentials.of_token(api_token), limits, metrics := ServiceMetrics())
+    state = ServiceState(limits, metrics, Worker(engine, metrics, limits))
+    app = FastAPI(title="delaudit", docs_url=None, redoc_url=None, openapi_url=None, lifespan=_lifespan(state.worker))
+    app.state.service = state
+    app.add_middleware(Gate, state=state)
+    for kind in (ServiceError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _refused)
     table = engine.table
     info = ServiceInfo(
@@ -63,13 +65,13 @@ def create_app(
         clip=table.clip,
         vocabulary=table.vocabulary,
         deployments=tuple(engine.deployments),
-        max_tokens=max_tokens,
-        max_body=max_body,
-        max_new_tokens=max_new_tokens,
+        max_tokens=limits.max_tokens,
+        max_body=limits.max_body,
+        max_new_tokens=limits.max_new_tokens,
     )
-    authorised = [Depends(_bearer(api_token))]
-    _add_documents(app, info, ClientBundle(table, engine.tokenizer_json), metrics, authorised)
-    _add_generation(app, info, worker, authorised)
+    _add_watching(app, state, door)
+    _add_documents(app, info, ClientBundle(table, engine.tokenizer_json), door)
+    _add_generation(app, info, state.worker, door)
     return app
 
 
@@ -84,54 +86,119 @@ def _lifespan(worker: Worker) -> Callable[[FastAPI], AbstractAsyncContextManager
     return life
 
 
-def _add_documents(
-    app: FastAPI, info: ServiceInfo, bundle: ClientBundle, metrics: ServiceMetrics, authorised: list[Any]
-) -> None:
-    """Add what can only be read: health, the card, the client bundle and the metrics."""
-    data = bundle.to_bytes()
+class _Door:
+    """Dependencies of the routes: whose request it is, and whether its rates allow it."""
+
+    def __init__(self, credentials: Credentials, limits: ServiceLimits, metrics: ServiceMetrics) -> None:
+        self._keeper = Doorkeeper(credentials, RateLimiter(limits.failures_per_minute))
+        self._requests = RateLimiter(limits.requests_per_minute)
+        self._tokens = RateLimiter(limits.tokens_per_minute, burst=limits.max_tokens)
+        self._metrics = metrics
+
+    @property
+    def authorised(self) -> list[Dependency]:
+        """For a route that every client may use."""
+        return [Depends(self._check(None))]
+
+    @property
+    def metered(self) -> list[Dependency]:
+        """For a route that costs the service something."""
+        return [Depends(self._check(self._requests))]
+
+    def charge(self, request: Request, tokens: int) -> None:
+        """Take a prompt's tokens from its client's rate.
+
+        Raises:
+            ServiceError: 429, where the client has used it up.
+        """
+        wait = self._tokens.spend(request.state.account, tokens)
+        if wait:
+            raise self._limited("tokens", "prompt tokens", wait)
+
+    def _check(self, rate: RateLimiter | None) -> Callable[[Request], Awaitable[None]]:
+        async def check(request: Request) -> None:
+            given = request.headers.get("authorization", "").encode("latin-1", "replace")
+            host = request.client.host if request.client else ""
+            name, wait = self._keeper.admit(given, host)
+            if wait:
+                raise self._limited("failures", "wrong API tokens", wait)
+            if name is None:
+                raise ServiceError(401, "unauthorised", "the API token is missing or wrong")
+            notes_of(request.scope).client = name
+            request.state.account = self._keeper.account(name, host)
+            wait = rate.spend(request.state.account) if rate else 0.0
+            if wait:
+                raise self._limited("requests", "requests", wait)
+
+        return check
+
+    def _limited(self, rate: str, what: str, wait: float) -> ServiceError:
+        self._metrics.rate_limited.labels(rate).inc()
+        text = f"too many {what}: try again in {math.ceil(wait)} s"
+        return ServiceError(429, "rate_limited", text, retry_after=wait)
+
+
+def _add_watching(app: FastAPI, state: ServiceState, door: _Door) -> None:
+    """Add what an operator's machines look at: life, readiness and metrics."""
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/v1/info", dependencies=authorised)
+    @app.get("/readyz")
+    async def readyz() -> dict[str, str]:
+        refusal = state.unready()
+        if refusal is not None:
+            raise refusal
+        return {"status": "ready"}
+
+    @app.get("/metrics", dependencies=door.authorised)
+    async def exposition() -> Response:
+        return Response(state.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _add_documents(app: FastAPI, info: ServiceInfo, bundle: ClientBundle, door: _Door) -> None:
+    """Add what a client reads before its first prompt: the card and the client bundle."""
+    data = bundle.to_bytes()
+
+    @app.get("/v1/info", dependencies=door.authorised)
     async def card() -> JSONResponse:
         return JSONResponse(info.to_json())
 
-    @app.get("/v1/bundle", dependencies=authorised)
+    @app.get("/v1/bundle", dependencies=door.metered)
     async def client_bundle() -> Response:
-        return Response(data, media_type=OCTETS)
-
-    @app.get("/metrics", dependencies=authorised)
-    async def exposition() -> Response:
-        return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        # In pieces: a peer that reads slowly then holds one piece in memory and not a copy of the whole.
+        pieces = _pieces(data)
+        return StreamingResponse(pieces, media_type=OCTETS, headers={"Content-Length": str(len(data))})
 
 
-def _add_generation(app: FastAPI, info: ServiceInfo, worker: Worker, authorised: list[Any]) -> None:
+async def _pieces(data: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), _PIECE):
+        yield data[start : start + _PIECE]
+
+
+def _add_generation(app: FastAPI, info: ServiceInfo, worker: Worker, door: _Door) -> None:
     """Add the one route that computes."""
     limit = info.max_new_tokens
+    seconds = worker.limits.body_seconds
 
-    @app.post("/v1/generate", dependencies=authorised, response_class=Response)
+    @app.post("/v1/generate", dependencies=door.metered, response_class=Response)
     async def generate(
         request: Request,
         max_new_tokens: Annotated[int, Query(ge=1, le=limit)] = min(64, limit),
         temperature: Annotated[float, Query(ge=0, le=10, allow_inf_nan=False)] = 0.0,
         seed: Annotated[int | None, Query(ge=0, lt=1 << 63)] = None,
     ) -> Response:
-        message = _parse(await _read_body(request, info.max_body), info)
-        return TokenStream(worker, GenerationRequest(message, max_new_tokens, temperature, seed))
-
-
-def _bearer(api_token: str) -> Callable[[Request], Awaitable[None]]:
-    """A dependency that lets only holders of the API token pass."""
-    expected = f"Bearer {api_token}".encode()
-
-    async def check(request: Request) -> None:
-        given = request.headers.get("authorization", "").encode("latin-1", "replace")
-        if not hmac.compare_digest(given, expected):
-            raise ServiceError(401, "unauthorised", "the API token is missing or wrong")
-
-    return check
+        try:
+            async with asyncio.timeout(seconds):
+                body = await _read_body(request, info.max_body)
+        except TimeoutError as error:
+            text = f"the message did not come within {seconds:g} s"
+            raise ServiceError(408, "body_timeout", text) from error
+        message = _parse(body, info)
+        door.charge(request, message.tokens)
+        account: str = request.state.account
+        return TokenStream(worker, GenerationRequest(message, max_new_tokens, temperature, seed, account))
 
 
 async def _read_body(request: Request, max_body: int) -> bytes:
@@ -165,7 +232,7 @@ def _parse(body: bytes, info: ServiceInfo) -> WireMessage:
 
 
 async def _refused(_: Request, error: Exception) -> Response:
-    """Every refusal has one shape: {"error": one line, "code": a stable word}."""
+    """Every refusal has one shape, also those of the framework."""
     if isinstance(error, ServiceError):
         return error.response()
     if isinstance(error, RequestValidationError):
@@ -174,60 +241,4 @@ async def _refused(_: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         code = {404: "not_found", 405: "wrong_method"}.get(error.status_code, "refused")
         return ServiceError(error.status_code, code, str(error.detail)).response()
-    return ServiceError(500, "internal", "the server failed; its log says why").response()
-
-
-class Server(uvicorn.Server):
-    """A uvicorn server that says when it listens."""
-
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_ready = on_ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, then say so."""
-        await super().startup(sockets)
-        if self.started:
-            self._on_ready()
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes any that is free.
-
-    Raises:
-        UserError: where the address is taken or is not this machine's.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-        except BaseException:
-            listener.close()
-            raise
-    except (OSError, OverflowError) as error:
-        raise UserError(f"cannot listen on {host}:{port} ({error}): choose another --host or --port") from error
-    return listener
-
-
-def serve(app: FastAPI, host: str, port: int, *, on_ready: Callable[[str], None] | None = None) -> None:
-    """Serve until interrupted.
-
-    Args:
-        app: From `create_app`.
-        host: Address to listen on.
-        port: Port to listen on; 0 for any.
-        on_ready: Called once with the service's URL.
-
-    Raises:
-        UserError: where the address cannot be listened on.
-    """
-    listener = listen(host, port)
-    name = f"[{host}]" if ":" in host else host
-    url = f"http://{name}:{listener.getsockname()[1]}"
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=5
-    )
-    with listener:
-        Server(config, lambda: on_ready(url) if on_ready else None).run(sockets=[listener])
+    raise error

@@ -1,18 +1,22 @@
-"""The service's one worker: whose turn it is, the token stream, and refusals. `service.py` gives it its routes."""
+"""The service's one worker and the token stream. `service.py` gives it its routes, `service_line.py` its turns."""
 
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from defenses.errors import UserError
 from defenses.pipeline.latents import LatentTable
 from defenses.pipeline.protocol import OCTETS, Deployment, encode_end, encode_token
-from defenses.pipeline.service_metrics import ServiceMetrics
+from defenses.pipeline.service_limits import ServiceLimits
+from defenses.pipeline.service_line import Line
+from defenses.pipeline.service_metrics import Notes, ServiceMetrics, notes_of
+from defenses.pipeline.service_refusal import ServiceError
 from defenses.pipeline.wire import WireMessage
 
 
@@ -25,12 +29,14 @@ class GenerationRequest:
         max_new_tokens: The longest answer.
         temperature: 0 for greedy decoding.
         seed: The sampling seed; None for one of the engine's choice.
+        client: Whose turns it takes.
     """
 
     message: WireMessage
     max_new_tokens: int
     temperature: float
     seed: int | None
+    client: str = ""
 
 
 class Engine(Protocol):
@@ -67,58 +73,29 @@ class Engine(Protocol):
         ...
 
 
-class ServiceError(Exception):
-    """A refusal: its HTTP status, a stable code for programs and one line for people."""
-
-    def __init__(self, status: int, code: str, text: str) -> None:
-        super().__init__(text)
-        self.status = status
-        self.code = code
-
-    def response(self) -> JSONResponse:
-        """The refusal as JSON. The connection is closed: what else the peer sends is not read."""
-        headers = {"Connection": "close"}
-        if self.status == 401:
-            headers["WWW-Authenticate"] = "Bearer"
-        if self.status == 503:
-            headers["Retry-After"] = "5"
-        return JSONResponse({"error": str(self), "code": self.code}, self.status, headers=headers)
-
-
 class Worker:
-    """Runs one generation at a time, all on one thread, and lets a bounded line form behind it.
+    """Runs one generation at a time, all on one thread, behind a line of those that wait.
 
     Attributes:
         metrics: Where the line's length and the tokens are counted.
+        limits: How long a wait and an answer may take.
+        line: Whose turn it is.
     """
 
-    def __init__(self, engine: Engine, metrics: ServiceMetrics, max_queue: int) -> None:
+    def __init__(self, engine: Engine, metrics: ServiceMetrics, limits: ServiceLimits) -> None:
         self.metrics = metrics
+        self.limits = limits
+        self.line = Line(limits.max_queue, metrics.waiting.set)
         self._engine = engine
-        self._max_queue = max_queue
-        self._admitted = 0
-        self._turn = asyncio.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="delaudit-engine")
+        self._endings: set[asyncio.Task[None]] = set()
+        self._ending_since = 0.0
+        self._over = False
 
-    def admit(self) -> None:
-        """Take a place in the line; `leave` gives it back.
-
-        Raises:
-            ServiceError: 503 where the line is full.
-        """
-        if self._admitted > self._max_queue:
-            raise ServiceError(503, "busy", f"{self._max_queue} requests are already waiting: try again later")
-        self._admitted += 1
-        self.metrics.waiting.set(self._admitted)
-
-    def leave(self) -> None:
-        """Give a place in the line back."""
-        self._admitted -= 1
-        self.metrics.waiting.set(self._admitted)
-
-    def turn(self) -> asyncio.Lock:
-        """Held for the whole of one generation."""
-        return self._turn
+    @property
+    def stuck_seconds(self) -> float:
+        """How long the engine has gone on with an answer that nobody waits for; 0 where it does not."""
+        return time.monotonic() - self._ending_since if self._endings else 0.0
 
     async def start(self, request: GenerationRequest) -> Iterator[int]:
         """The engine's iterator, made on the worker's thread: an engine need not be lazy."""
@@ -135,16 +112,33 @@ class Worker:
 
     async def step(self, tokens: Iterator[int]) -> int | None:
         """The next token, computed on the worker's thread; None at the end."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, next, tokens, None)
+        started = time.perf_counter()
+        token = await asyncio.get_running_loop().run_in_executor(self._thread, next, tokens, None)
+        self.metrics.token_seconds.observe(time.perf_counter() - started)
+        return token
 
-    async def stop(self, tokens: Iterator[int]) -> None:
-        """Close the iterator on the thread that ran it, after the step that may still be running there."""
-        close = getattr(tokens, "close", None)
-        if close is not None:
-            await asyncio.get_running_loop().run_in_executor(self._thread, close)
+    def end_turn(self, tokens: Iterator[int]) -> None:
+        """Close the iterator on the thread that ran it, and then give the turn to the next.
+
+        A step may still be running there, for a peer that left or whose time is over. The turn waits for its end; the
+        peer's connection does not.
+        """
+        self._ending_since = time.monotonic()
+        ending = asyncio.get_running_loop().create_task(self._end(tokens))
+        self._endings.add(ending)  # the loop itself holds tasks only weakly
+        ending.add_done_callback(self._endings.discard)
+
+    async def _end(self, tokens: Iterator[int]) -> None:
+        try:
+            close = getattr(tokens, "close", None)
+            if not self._over:
+                await asyncio.get_running_loop().run_in_executor(self._thread, close or tuple)
+        finally:
+            self.line.leave()
 
     def shut_down(self) -> None:
         """Let the thread end."""
+        self._over = True
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
@@ -162,46 +156,65 @@ class TokenStream(Response):
         del self.headers["content-length"]
         self._worker = worker
         self._request = request
+        self._started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI's entry
-        try:
-            self._worker.admit()
-        except ServiceError as refusal:
-            await refusal.response()(scope, receive, send)
-            return
         gone = asyncio.create_task(_disconnected(receive))
         try:
-            async with self._worker.turn():
-                if not gone.done():
-                    await self._answer(scope, receive, send, gone)
+            if await self._has_turn(gone):
+                await self._answer(send, gone, notes_of(scope))
+        except ServiceError as refusal:
+            notes_of(scope).code = refusal.code
+            if not self._started:
+                await refusal.response()(scope, receive, send)
         finally:
             gone.cancel()
-            self._worker.leave()
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, gone: asyncio.Task[None]) -> None:
+    async def _has_turn(self, gone: asyncio.Task[None]) -> bool:
+        """Wait in line; False where the peer left meanwhile, and its place with it."""
+        line = self._worker.line
+        turn = asyncio.create_task(line.enter(self._request.client, self._worker.limits.queue_seconds))
+        try:
+            await asyncio.wait({turn, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not gone.done():
+                await turn
+                return True
+        finally:
+            if gone.done() and not turn.cancel() and turn.exception() is None:
+                line.leave()
+        return False
+
+    async def _answer(self, send: Send, gone: asyncio.Task[None], notes: Notes) -> None:
         """Generate in turn. A refusal by the engine comes before its first token and is an answer of its own."""
         tokens: Iterator[int] = iter(())
+        seconds = self._worker.limits.generate_seconds
         try:
-            try:
-                tokens = await self._worker.start(self._request)
-                first = await self._worker.step(tokens)
-            except UserError as error:
-                await ServiceError(422, "refused", str(error)).response()(scope, receive, send)
-                return
-            self._worker.metrics.tokens_in.inc(self._request.message.tokens)
-            await self._send_tokens(first, tokens, send, gone)
+            async with asyncio.timeout(seconds):
+                try:
+                    tokens = await self._worker.start(self._request)
+                    first = await self._worker.step(tokens)
+                except UserError as error:
+                    raise ServiceError(422, "refused", str(error)) from error
+                self._worker.metrics.tokens_in.inc(self._request.message.tokens)
+                notes.tokens_in = self._request.message.tokens
+                await self._send_tokens(first, tokens, send, gone, notes)
+        except TimeoutError as error:
+            text = f"the answer took longer than {seconds:g} s: ask for a shorter one"
+            raise ServiceError(503, "generate_timeout", text) from error
         finally:
-            await asyncio.shield(self._worker.stop(tokens))
+            self._worker.end_turn(tokens)
 
     async def _send_tokens(
-        self, token: int | None, tokens: Iterator[int], send: Send, gone: asyncio.Task[None]
+        self, token: int | None, tokens: Iterator[int], send: Send, gone: asyncio.Task[None], notes: Notes
     ) -> None:
         """Send the status, each token as it comes, and the end frame; stop where the peer has gone."""
+        self._started = True
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         count = 0
         while token is not None and not gone.done():
             await send({"type": "http.response.body", "body": encode_token(token), "more_body": True})
             count += 1
+            notes.tokens_out = count
             self._worker.metrics.tokens_out.inc()
             token = await self._worker.step(tokens)
         if not gone.done():

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import audit.experiment
+import audit.workbench
 from audit.comparison import compare, differences
 from audit.comparison_record import NO_PROMPT
 from audit.config import parse_experiment
@@ -45,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _one_code() -> Iterator[None]:
     """Kept results are of one version of the code: a file that is edited beside the tests does not count."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(audit.experiment, "code_digest", lambda: "one")
+        patch.setattr(audit.workbench, "code_digest", lambda: "one")
         yield
 
 

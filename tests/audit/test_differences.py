@@ -15,12 +15,12 @@ from audit.cautions import cautions, flat
 from audit.config import parse_experiment
 from audit.differences import WHOLE, Change, Differences, differences
 from audit.document_tests import Sums, paired, two_sample
-from audit.experiment import run_experiment
 from audit.matching import match
 from audit.multiplicity import FLIPS, sign_flip_p
 from audit.provenance import Provenance
 from audit.records import Figure, RunRecord, new_record
 from audit.side_by_side import PERPLEXITY
+from audit.sweeps.run import run_experiment
 
 DOCUMENTS, TOKENS = 32, 63  # 2,016 tokens
 DRAWS, SEEDS = 4, 3  # of coins: each token is scored behind so many, and attacked under so many

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 import audit.experiment
+import audit.workbench
 from audit.config import parse_experiment
 from audit.curves import condition
-from audit.experiment import run_experiment
 from audit.records import RunRecord
+from audit.sweeps.run import run_experiment
 from defenses.errors import UserError
 
 
@@ -123,7 +124,7 @@ def test_changed_code_measures_again(outcome: tuple[RunRecord, Path], monkeypatc
     monkeypatch.setattr(
         audit.experiment, "_run_condition", lambda b, c, **kind: measured.append(c.label) or original(b, c, **kind)
     )
-    monkeypatch.setattr(audit.experiment, "code_digest", lambda: "other code")
+    monkeypatch.setattr(audit.workbench, "code_digest", lambda: "other code")
     run_experiment(parse_experiment(dict(record.config), ["grids.2.parameters.mu=[2]"]), out)
     assert len(measured) == 3
 

@@ -179,7 +179,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     """When writing breaks half-way, the old record stays whole and no partial file is left."""
     path = make(seed=1).write(tmp_path / "r.json")
     monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match="disk full"):
         make(seed=2).write(path)
     assert RunRecord.read(path).seed == 1
     assert [file.name for file in tmp_path.iterdir()] == ["r.json"]

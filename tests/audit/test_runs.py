@@ -15,11 +15,12 @@ import pytest
 import audit.experiment
 import audit.runs
 from audit.config import Condition, parse_experiment
-from audit.experiment import Measured, run_experiment
+from audit.measured import Measured
 from audit.mlflow_session import sqlite_uri
 from audit.provenance import Provenance
 from audit.records import SCHEMA, Figure, RunRecord, new_record
 from audit.runs import experiments_of, parsed_record, read_run, runs_of
+from audit.sweeps.run import run_experiment
 from audit.tracking import log_record, training_run
 from audit.workbench import Workbench
 from defenses.errors import UserError
@@ -180,7 +181,7 @@ def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
 # --- runs that were broken off ---------------------------------------------------------------------------------------
 
 
-class Killed(Exception):  # noqa: N818 - it stands for a signal
+class Killed(BaseException):
     """What ends the run."""
 
 

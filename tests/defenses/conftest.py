@@ -12,9 +12,9 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
-from defenses.pipeline.service import Server, create_app, listen
+from defenses.pipeline.service import Server, ServiceLimits, create_app, listen
+from defenses.pipeline.service_server import make_config
 
 SCRIPT = Path(__file__).with_name("fake_service.py")
 
@@ -32,17 +32,18 @@ def fakes() -> ModuleType:
 
 @contextmanager
 def running(engine: Any, **options: Any) -> Iterator[str]:
-    """Serve an engine from a thread; the URL."""
+    """Serve an engine from a thread, with options of `create_app` and of `ServiceLimits`; the URL."""
     ready = threading.Event()
+    own = {name: options.pop(name) for name in ("api_token", "credentials") if name in options}
+    tls = options.pop("tls", None)
     with listen("127.0.0.1", 0) as listener:
-        app = create_app(engine, **options)
-        config = uvicorn.Config(app, log_level="critical", access_log=False, timeout_graceful_shutdown=2)
-        server = Server(config, ready.set)
+        app = create_app(engine, limits=ServiceLimits(**options), **own)
+        server = Server(make_config(app, tls), ready.set)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
             assert ready.wait(timeout=30)
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+            yield f"{'https' if tls else 'http'}://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join(timeout=30)
@@ -56,7 +57,7 @@ def engine(fakes: ModuleType) -> Any:
 
 @pytest.fixture
 def serve_engine(fakes: ModuleType) -> Iterator[Callable[..., str]]:
-    """A function of an engine and options of create_app that serves until the test ends and returns the URL."""
+    """A function of an engine and `running`'s options that serves until the test ends and returns the URL."""
     with ExitStack() as stack:
         yield lambda engine, **options: stack.enter_context(
             running(engine, **({"api_token": fakes.API_TOKEN} | options))

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from defenses.errors import UserError
 from defenses.pipeline.latents import LatentTable
 from defenses.pipeline.protocol import Deployment
-from defenses.pipeline.service import create_app, serve
+from defenses.pipeline.service import ServiceLimits, create_app, serve
 from defenses.pipeline.wire import WireMessage
 from defenses.randomness import seeded_rng
 
@@ -48,6 +48,7 @@ class FakeEngine:
     Attributes:
         refusal: Raised as a UserError before the first token.
         fail_after: Tokens after which the engine fails; None for never.
+        fault: What it says then.
         delay: Seconds a token.
         gate: Waited for before each token.
         text: Sent instead of the hash.
@@ -63,6 +64,7 @@ class FakeEngine:
         self.deployments = [Deployment(4, 1.5, 16.97, "prompt-a"), Deployment(1, 2.0, 2.83), Deployment(8, 1.25, 103.0)]
         self.refusal = ""
         self.fail_after: int | None = None
+        self.fault = "the engine failed on purpose"
         self.delay = 0.0
         self.gate = threading.Event()
         self.gate.set()
@@ -87,7 +89,7 @@ class FakeEngine:
                 tokens = byte_tokenizer().encode(self.text).ids
             for count, token in enumerate(tokens):
                 if count == self.fail_after:
-                    raise RuntimeError("the engine failed on purpose")
+                    raise RuntimeError(self.fault)
                 if not self.gate.wait(timeout=30):
                     raise TimeoutError("the test never opened the gate")
                 time.sleep(self.delay)
@@ -101,9 +103,12 @@ def main() -> None:
     """Serve a fake engine on any free port and print its URL."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--delay", type=float, default=0.0)
+    parser.add_argument("--grace", type=float, default=30.0)
+    options = parser.parse_args()
     engine = FakeEngine()
-    engine.delay = parser.parse_args().delay
-    serve(create_app(engine, api_token=API_TOKEN), "127.0.0.1", 0, on_ready=lambda url: print(url, flush=True))  # noqa: T201 - its parent reads it
+    engine.delay = options.delay
+    app = create_app(engine, api_token=API_TOKEN, limits=ServiceLimits(grace_seconds=options.grace))
+    serve(app, "127.0.0.1", 0, on_ready=lambda url: print(url, flush=True))  # noqa: T201 - its parent reads it
 
 
 if __name__ == "__main__":

@@ -60,9 +60,10 @@ def canned(response: bytes) -> Iterator[str]:
         thread.join(timeout=30)
 
 
-def http_answer(body: bytes, status: str = "200 OK") -> bytes:
-    """An HTTP response with a body."""
-    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
+def http_answer(body: bytes, status: str = "200 OK", kind: str = "application/octet-stream", more: str = "") -> bytes:
+    """An HTTP response with a body, and with further header lines, each with its line's end."""
+    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
+    return f"{head}{more}\r\n".encode() + body
 
 
 def one_line(caught: pytest.ExceptionInfo[UserError]) -> str:
@@ -274,7 +275,11 @@ def test_a_wrong_token_is_one_line(token: str) -> None:
 @pytest.mark.parametrize("card", [b"hello", b"[]", b"{}", b'{"versions": [1], "projection_id": "../../etc/passwd"}'])
 def test_another_service_is_one_line(card: bytes) -> None:
     """A server that is not ours is not believed, least of all as a file name."""
-    with canned(http_answer(card)) as url, open_http(url, "t") as http, pytest.raises(UserError) as caught:
+    with (
+        canned(http_answer(card, kind="application/json")) as url,
+        open_http(url, "t") as http,
+        pytest.raises(UserError) as caught,
+    ):
         fetch_info(http)
     assert "check the URL" in one_line(caught)
 

@@ -19,7 +19,7 @@ from defenses.pipeline.latents import ClientBundle
 from defenses.pipeline.mechanism import Quantizer
 from defenses.pipeline.protocol import ServiceInfo, TokenStreamReader
 from defenses.pipeline.sampler import TableSampler
-from defenses.pipeline.service import create_app
+from defenses.pipeline.service import ServiceLimits, create_app
 from defenses.pipeline.wire import WireMessage
 from defenses.randomness import seeded_rng
 
@@ -140,7 +140,7 @@ def test_an_unannounced_long_body_is_refused(engine: Any, serve_engine: Serve, c
 
 def test_a_long_body_is_not_read_to_its_end(engine: Any, fakes: ModuleType) -> None:
     """Of a very long body no more is taken in than the limit and the piece that exceeds it."""
-    app = create_app(engine, api_token=fakes.API_TOKEN, max_body=1000)
+    app = create_app(engine, api_token=fakes.API_TOKEN, limits=ServiceLimits(max_body=1000))
     pieces = itertools.count()
     sent: list[dict[str, Any]] = []
 

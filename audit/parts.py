@@ -1,0 +1,101 @@
+"""Finished parts of conditions on disk: what one attack read, and the figures of use. Each under a hash of its own.
+
+A condition whose list of attacks has changed is put together from the parts that it shares with the old one. A file
+that cannot be read, or whose content is not what was written, counts as not there. Nothing is unpickled.
+"""
+
+import hashlib
+import io
+import json
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attacks.base import Guess, Knowledge
+from audit.inversion import Trial
+from defenses.files import write_whole
+
+_META = "meta"
+
+
+class Parts:
+    """Parts of one condition.
+
+    Args:
+        folder: Where they are kept.
+
+    Attributes:
+        saved: Seconds that the parts found on disk took when they were made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.saved = 0.0
+
+    def values(self, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """A part that is plain values: from disk, or made and kept."""
+        found = self._read(key)
+        if found is not None and isinstance(found[0].get("values"), dict):
+            self.saved += float(found[0]["seconds"])
+            return dict(found[0]["values"])
+        started = time.perf_counter()
+        made = make()
+        self._write(key, {"values": made, "seconds": time.perf_counter() - started}, {})
+        return made
+
+    def trial(self, key: str, make: Callable[[], Trial]) -> Trial:
+        """What an attack read: from disk, or made and kept."""
+        found = self._read(key)
+        if found is not None:
+            try:
+                trial = _trial(*found)
+            except (KeyError, TypeError, ValueError):
+                pass  # of another layout
+            else:
+                self.saved += float(found[0]["seconds"])
+                return trial
+        started = time.perf_counter()
+        made = make()
+        meta = {
+            "label": made.label, "calibration": made.calibration, "unavailable": made.unavailable,
+            "knowledge": None if made.knowledge is None else asdict(made.knowledge),
+            "posterior": [guess.is_posterior for guess in made.guesses], "seconds": time.perf_counter() - started,
+        }  # fmt: skip
+        arrays: dict[str, Any] = {f"candidates{place}": guess.candidates for place, guess in enumerate(made.guesses)}
+        arrays |= {f"scores{place}": guess.scores for place, guess in enumerate(made.guesses)}
+        self._write(key, meta, arrays)
+        return made
+
+    def _read(self, key: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """Meta and arrays; None where there is nothing whole."""
+        try:
+            content = (self._folder / f"{key}.npz").read_bytes()
+            digest, body = content[:32], content[32:]
+            if hashlib.sha256(body).digest() != digest:
+                return None
+            with np.load(io.BytesIO(body), allow_pickle=False) as found:
+                arrays = dict(found)
+            meta = json.loads(arrays.pop(_META).tobytes())
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+        return (meta, arrays) if isinstance(meta, dict) and isinstance(meta.get("seconds"), float) else None
+
+    def _write(self, key: str, meta: dict[str, Any], arrays: dict[str, Any]) -> None:
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **{**arrays, _META: np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)})
+        body = buffer.getvalue()
+        write_whole(self._folder / f"{key}.npz", hashlib.sha256(body).digest() + body)
+
+
+def _trial(meta: dict[str, Any], arrays: dict[str, Any]) -> Trial:
+    guesses = [
+        Guess(arrays[f"candidates{place}"], arrays[f"scores{place}"], bool(posterior))
+        for place, posterior in enumerate(meta["posterior"])
+    ]
+    knowledge = None if meta["knowledge"] is None else Knowledge(**meta["knowledge"])
+    return Trial(str(meta["label"]), guesses, knowledge, meta["calibration"], meta["unavailable"])
