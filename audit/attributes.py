@@ -6,8 +6,6 @@ features are chosen on further auxiliary users, and judged once, on victims that
 
 import hashlib
 import json
-import os
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -24,7 +22,9 @@ from audit.attribute_tasks import AttributeData, AttributeTask, grouped
 from audit.provenance import code_digest
 from defenses.base import Defense, Unavailable, View
 from defenses.errors import UserError
+from defenses.kept import keep_arrays, kept_arrays
 from defenses.randomness import seeded_rng
+from defenses.untrusted import json_value
 
 Kind = Literal["clean", "projected", "defended", "answer", "length", "permuted"]
 
@@ -335,29 +335,26 @@ def _keep(work: Path | None, key: str, judged: Sequence[Judged]) -> None:
     """Write a finished condition, in one step."""
     if work is None:
         return
-    work.mkdir(parents=True, exist_ok=True)
-    partial = work / f".{key}.{os.getpid()}.npz"
     notes = [[one.task, one.kind, one.chosen, one.validation_auc, one.counted_by, one.posterior] for one in judged]
     arrays: dict[str, Any] = {"notes": np.array(json.dumps(notes))}
     for index, one in enumerate(judged):
         parts = {"p": one.predictions.probabilities, "labels": one.predictions.labels,
                  "users": one.predictions.users, "prior": one.predictions.prior}  # fmt: skip
         arrays |= {f"{index}-{name}": value for name, value in parts.items()}
-    np.savez(partial, **arrays)
-    partial.replace(work / f"{key}.npz")
+    keep_arrays(work / f"{key}.npz", arrays)
 
 
 def _read(work: Path | None, key: str, condition: Condition) -> list[Judged] | None:
     """A finished condition; None where there is none, or half of one."""
-    if work is None or not (work / f"{key}.npz").is_file():
+    kept = None if work is None else kept_arrays(work / f"{key}.npz")
+    if kept is None:
         return None
     try:
-        with np.load(work / f"{key}.npz") as kept:
-            notes = json.loads(str(kept["notes"]))
-            parts = [[kept[f"{i}-{name}"] for name in ("p", "labels", "users", "prior")] for i in range(len(notes))]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        notes = json_value(str(kept["notes"]))
+        parts = [[kept[f"{i}-{name}"] for name in ("p", "labels", "users", "prior")] for i in range(len(notes))]
+        return [
+            Judged(task, kind, condition.facts, Predictions(*part), chosen, auc, counted, posterior)
+            for (task, kind, chosen, auc, counted, posterior), part in zip(notes, parts, strict=True)
+        ]
+    except (ValueError, KeyError, TypeError):
         return None
-    return [
-        Judged(task, kind, condition.facts, Predictions(*part), chosen, auc, counted, posterior)
-        for (task, kind, chosen, auc, counted, posterior), part in zip(notes, parts, strict=True)
-    ]

@@ -5,7 +5,6 @@ DP-SGD's own: it knows the mechanism, the canaries, the sample rate and every it
 does not know the coins. Scores are made without looking at who took part, so any way of scoring is sound.
 """
 
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from tqdm import tqdm
 
 from audit.bounds.base import CanaryScores
 from defenses.errors import UserError
+from defenses.kept import keep_arrays, kept_arrays
 from defenses.pipeline.private_gradient import DpSettings, PrivateGradient
 from defenses.pipeline.private_prompt import PromptTask, train_private_prompt
 from defenses.pipeline.training import LogFunction
@@ -43,11 +43,7 @@ class Transcript:
         seen = prompt.double().cpu().numpy(), gradient.double().cpu().numpy()
         self._steps[step] = seen
         if self._folder is not None:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            fresh = self._folder / f"{step:06d}.tmp"
-            with fresh.open("wb") as stream:
-                np.savez(stream, prompt=seen[0], gradient=seen[1])
-            os.replace(fresh, self._place(step))  # noqa: PTH105 - atomic on every platform
+            keep_arrays(self._place(step), {"prompt": seen[0], "gradient": seen[1]})
 
     def at(self, step: int) -> tuple[Float64, Float64]:
         """Prompt and gradient sum of a step, each (m, b).
@@ -56,10 +52,10 @@ class Transcript:
             UserError: the step was taken before the transcript began.
         """
         if step not in self._steps:
-            if self._folder is None or not self._place(step).exists():
+            kept = None if self._folder is None else kept_arrays(self._place(step))
+            if kept is None or not {"prompt", "gradient"} <= kept.keys():
                 raise UserError(f"step {step} has no transcript: remove the checkpoint and audit from the first step")
-            with np.load(self._place(step), allow_pickle=False) as file:
-                self._steps[step] = file["prompt"], file["gradient"]
+            self._steps[step] = kept["prompt"], kept["gradient"]
         return self._steps[step]
 
     def _place(self, step: int) -> Path:

@@ -52,6 +52,7 @@ from defenses.crypto.system import System
 from defenses.crypto.systems import REFERENCE, SYSTEMS
 from defenses.errors import UserError
 from defenses.files import write_text
+from defenses.untrusted import MIB, json_value, read_limited
 
 Row = dict[str, Any]
 Float64 = NDArray[np.float64]
@@ -127,7 +128,10 @@ class Meter:
         what = json.dumps([name, repr(config), self._state])
         place = self._folder / "measured" / f"{hashlib.sha256(what.encode()).hexdigest()[:24]}-{repeat}.json"
         if place.exists():
-            return Cost(**json.loads(place.read_text(encoding="utf-8")))
+            try:
+                return Cost(**json_value(read_limited(place, MIB, "measured cost")))
+            except (ValueError, TypeError):
+                place.unlink()  # damaged: measure again
         if what not in self._programs:
             self._programs[what] = program()
         made = self._programs[what]

@@ -23,6 +23,7 @@ from defenses.data.text import TextData, digest
 from defenses.data.workload import make_workload
 from defenses.errors import UserError
 from defenses.files import write_text
+from defenses.untrusted import MIB, json_value, read_limited
 
 EMBEDDED = "embedded"
 Row = dict[str, Any]
@@ -118,7 +119,7 @@ def _agreement(engine: Engine, model: LanguageModel, windows: NDArray[np.int32],
     place = folder / "agreement" / f"{key}.json"
     if place.exists():
         try:
-            return Agreement(**json.loads(place.read_text(encoding="utf-8")))
+            return Agreement(**json_value(read_limited(place, MIB, "measured agreement")))
         except (ValueError, TypeError):
             place.unlink()  # damaged: measure again
     found = measure_agreement(engine, model, windows)

@@ -23,6 +23,7 @@ from defenses.errors import UserError
 from defenses.files import write_text
 from defenses.privacy.noise import nominal_mu
 from defenses.registry import defenses, pick
+from defenses.untrusted import MIB, json_value, read_limited
 
 EXACT, NOMINAL, ASR, STRONGEST = "exact-epsilon", "nominal", "asr", "asr-strongest"
 MODES = (EXACT, NOMINAL, ASR, STRONGEST)
@@ -157,9 +158,9 @@ class Readings:
     def __post_init__(self) -> None:
         if self.place.exists():
             try:
-                kept = json.loads(self.place.read_text(encoding="utf-8"))
+                kept = json_value(read_limited(self.place, MIB, "kept success rates"))
                 self.known = {name: {float(at): rate for at, rate in rates.items()} for name, rates in kept.items()}
-            except (ValueError, AttributeError):
+            except (ValueError, AttributeError, TypeError):
                 self.place.unlink()  # half a file of a crash: read again
 
     def rate(self, attack: str, value: float) -> float | None:

@@ -35,6 +35,7 @@ from defenses.errors import UserError
 from defenses.files import write_text
 from defenses.models.llm import LLM
 from defenses.randomness import seeded_rng
+from defenses.untrusted import MIB, json_value, read_limited
 
 CLEAN = "clean"
 LENGTHS = "lengths"
@@ -340,8 +341,8 @@ def measured(
         return nlu_row(bench, defense, arm, facts=facts)
     place = out / "conditions" / f"{_key(bench, defense, arm, facts)}.json"
     try:
-        row: Row = json.loads(place.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        row: Row = dict(json_value(read_limited(place, MIB, "finished arm")))
+    except (UserError, ValueError, TypeError):
         row = nlu_row(bench, defense, arm, facts=facts)
         write_text(place, json.dumps(row))
     return row

@@ -5,7 +5,6 @@ and a run that was broken off does not repeat them.
 """
 
 import hashlib
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from defenses.denoising import outputs
 from defenses.denoising.network import Denoiser, known_features
 from defenses.denoising.outputs import Pool, all_outputs, pooled_outputs
 from defenses.errors import UserError
+from defenses.kept import keep_arrays, kept_arrays
 from defenses.models.llm import LLM
 
 Int64 = NDArray[np.int64]
@@ -145,15 +145,12 @@ class Server:
         """The array of this name, from the folder where it is there and whole; made and kept there otherwise."""
         if self._work is None:
             return make()
-        place = self._work / f"{key}.npy"
-        try:
-            return np.asarray(np.load(place), dtype=np.float32)
-        except (OSError, ValueError, EOFError):
-            found = make()
-        place.parent.mkdir(parents=True, exist_ok=True)
-        partial = place.with_name(f".{key}.{os.getpid()}.npy")
-        np.save(partial, found)
-        partial.replace(place)
+        place = self._work / f"{key}.npz"
+        kept = kept_arrays(place)
+        if kept is not None and "array" in kept:
+            return np.asarray(kept["array"], dtype=np.float32)
+        found = make()
+        keep_arrays(place, {"array": found})
         return found
 
 

@@ -9,7 +9,6 @@ Intervals resample documents; a difference resamples both of its sides alike.
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from defenses.crypto.tour import neighbour_distance
 from defenses.crypto.tour_search import Int32
 from defenses.crypto.tsp_generation import Forced, Mixer, Sampled, forced, generate, losses
 from defenses.errors import UserError
-from defenses.files import write_whole
+from defenses.kept import keep_arrays, kept_arrays
 from defenses.models.llm import LLM
 from defenses.pipeline.corpus import Corpus
 from defenses.randomness import seeded_rng
@@ -92,12 +91,11 @@ class _Kept:
         if self._folder is None:
             return make()
         path = self._folder / f"{name}.npz"
-        if not path.exists():
-            stream = BytesIO()
-            np.savez(stream, **make())
-            write_whole(path, stream.getvalue())
-        with np.load(path) as stored:
-            return dict(stored)
+        stored = kept_arrays(path)
+        if stored is None:
+            stored = {key: np.asarray(value) for key, value in make().items()}
+            keep_arrays(path, stored)
+        return stored
 
 
 @dataclass(frozen=True)

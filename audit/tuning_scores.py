@@ -4,10 +4,7 @@ A finished score is kept under a hash of all that it depends on, so that a run t
 """
 
 import hashlib
-import io
 import json
-import os
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
@@ -23,10 +20,12 @@ from defenses.base import Assets, Tokens
 from defenses.baselines.del_tuned import Decoder, DelTuned, DelTunedConfig
 from defenses.errors import UserError
 from defenses.files import write_text
+from defenses.kept import keep_arrays, kept_arrays
 from defenses.pipeline.artifacts import PromptArtifact, nearest_prompt, store_for
 from defenses.pipeline.corpus import Corpus, load_corpus
 from defenses.pipeline.prompt_training import load_prompt
 from defenses.randomness import seeded_rng
+from defenses.untrusted import MIB, json_value, read_limited
 
 CHOICE_EVERY = 4  # every fourth public document is for the choice, the others for token frequencies
 _SOURCES = (  # what a score is computed by: a change elsewhere does not spoil finished ones
@@ -185,8 +184,8 @@ class Bench:
         place = self.out / "scores" / f"{self._name([*what, 'row'], self.test)}.json"
         if place.exists():
             try:
-                return dict(json.loads(place.read_text(encoding="utf-8")))
-            except ValueError:
+                return dict(json_value(read_limited(place, MIB, "kept row")))
+            except (ValueError, TypeError):
                 place.unlink()  # half a file of an older crash: measure again
         result = dict(compute())
         write_text(place, json.dumps(result, default=float))
@@ -207,17 +206,11 @@ class Bench:
     def _kept(self, what: Sequence[object], pairs: Pairs, compute: Callable[[], Scores]) -> Scores:
         """A score from disk, or computed and kept."""
         place = self.out / "scores" / f"{self._name(what, pairs)}.npz"
-        if place.exists():
-            try:
-                found = np.load(io.BytesIO(place.read_bytes()))
-                return Scores(found["nll"], found["top1"])
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-                place.unlink()  # half a file of an older crash: measure again
+        found = kept_arrays(place)  # half a file of an older crash is none: it is measured again
+        if found is not None and {"nll", "top1"} <= found.keys():
+            return Scores(found["nll"], found["top1"])
         result = compute()
-        place.parent.mkdir(parents=True, exist_ok=True)
-        partial = place.with_suffix(f".{os.getpid()}.part.npz")
-        np.savez_compressed(partial, nll=result.nll, top1=result.top1)
-        partial.replace(place)
+        keep_arrays(place, {"nll": result.nll, "top1": result.top1}, compressed=True)
         return result
 
     def _name(self, what: Sequence[object], pairs: Pairs) -> str:

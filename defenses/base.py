@@ -132,6 +132,14 @@ class Assets:
     text: Callable[[int], str] | None = None
     frequencies: NDArray[np.float64] | None = None
 
+    def __post_init__(self) -> None:
+        if self.projection is not None and self.projection.encoder.shape[1] != self.embedding.shape[1]:
+            wide, needed = self.projection.encoder.shape[1], self.embedding.shape[1]
+            raise UserError(
+                f"projection {self.projection.name}: is for embeddings of width {wide}, this model's have {needed}: "
+                "train one for this model with `delaudit train projection`"
+            )
+
     def needed_projection(self) -> Projection:
         """The projection, for a defence that cannot do without one.
 

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from defenses.base import Assets, Float32
 from defenses.errors import UserError
 from defenses.pipeline.artifacts import store_for
 from defenses.pipeline.projection import save_with_card
+from defenses.tensors import read_tensors
+from defenses.untrusted import reason
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,12 +58,12 @@ def load_noise(path: Path) -> LearnedNoise:
         UserError: the file is missing, damaged or no such noise.
     """
     try:
-        with safe_open(path, framework="np") as file:
-            facts = file.metadata() or {}
-            location, scale = file.get_tensor("location"), file.get_tensor("scale")
+        tensors, facts = read_tensors(path, "noise")
+        location, scale = (np.asarray(tensors[name], dtype=np.float32) for name in ("location", "scale"))
         return LearnedNoise(location, scale, int(facts["blocks"]), facts["embedding"])
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise UserError(f"{path} is no readable noise ({error}); train some with `delaudit train noise`") from error
+    except (KeyError, ValueError) as error:
+        told = reason(error)
+        raise UserError(f"{path} is no readable noise ({told}); train some with `delaudit train noise`") from error
 
 
 def find_noise(assets: Assets, name: str, blocks: int) -> LearnedNoise:

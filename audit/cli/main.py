@@ -57,6 +57,10 @@ def main() -> None:
         _fail(error.format_message())
     except OSError as error:
         _fail(f"{error.filename or 'the system'}: {error.strerror or error}; check the path, its rights and the disk")
+    except MemoryError:
+        _fail("the memory of this machine is not enough for that: ask for less at once, or use a larger one")
+    except RecursionError:
+        _fail("something that was read nests too deep to be walked through; no file of ours does")
     except (click.Abort, KeyboardInterrupt):
         click.echo("delaudit: interrupted; a command with a work or output folder resumes when run again", err=True)
         sys.exit(130)

@@ -1,6 +1,5 @@
 """`delaudit train prompt --private`: DP-SGD on one window of each document, its guarantee, and its one-run audit."""
 
-import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -174,15 +173,12 @@ def _audit(
     evidence: "CanaryScores", guarantee: dict[str, Any], options: dict[str, Any], checkpoint: Path
 ) -> dict[str, Any]:
     """Keep the evidence, bound epsilon from below, and say what that means for the claim."""
-    import numpy as np
-
     from audit.bounds import AnyFamily, OneRunFdp
+    from defenses.kept import keep_arrays
     from defenses.randomness import seeded_rng
 
     place = checkpoint.with_suffix(".canaries.npz")
-    with place.with_suffix(".tmp").open("wb") as stream:
-        np.savez(stream, scores=evidence.scores, included=evidence.included)
-    os.replace(place.with_suffix(".tmp"), place)  # noqa: PTH105 - atomic on every platform
+    keep_arrays(place, {"scores": evidence.scores, "included": evidence.included})
     delta, rng = guarantee["delta"], seeded_rng(options["seed"], "guesses")
     bound = OneRunFdp().bound(evidence, AnyFamily(delta), delta, rng)
     verdict = "REFUTED" if bound.epsilon > guarantee["epsilon"] else "not refuted, which proves nothing"

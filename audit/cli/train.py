@@ -236,21 +236,18 @@ def _pca_start(llm: "LLM", corpus: Any, options: dict[str, Any]) -> Any:
     """Fisher-weighted PCA; the Fisher matrix is kept in the work folder, since it serves every d."""
     import numpy as np
 
+    from defenses.kept import keep_arrays, kept_arrays
     from defenses.pipeline.probe import fisher_at_input
     from defenses.pipeline.projection import weighted_pca
 
     count = min(options["fisher_windows"], len(corpus.windows))
     rows = np.linspace(0, len(corpus.windows) - 1, count).round().astype(int)
-    kept = options["work"] / f"fisher-{llm.fingerprint}-{corpus.sha256[:16]}-{count}.npy"
-    if kept.exists():
-        fisher = np.load(kept, allow_pickle=False)
-    else:
-        fisher = fisher_at_input(llm.model, corpus.windows[rows])
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with kept.with_suffix(".tmp").open("wb") as stream:
-            np.save(stream, fisher)
-        kept.with_suffix(".tmp").rename(kept)
-    return weighted_pca(llm.embedding, corpus.counts(len(llm.embedding)), options["d"], fisher)
+    place = options["work"] / f"fisher-{llm.fingerprint}-{corpus.sha256[:16]}-{count}.npz"
+    kept = kept_arrays(place)
+    if kept is None or "fisher" not in kept:
+        kept = {"fisher": fisher_at_input(llm.model, corpus.windows[rows])}
+        keep_arrays(place, kept)
+    return weighted_pca(llm.embedding, corpus.counts(len(llm.embedding)), options["d"], kept["fisher"])
 
 
 def _card(llm: "LLM", corpus: Any, options: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ folder that goes with it. Whoever can reach a Ray cluster runs code on it: keep 
 import logging
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -19,6 +20,8 @@ from audit.sweeps.local import ATTEMPTS
 from audit.sweeps.outcome import Outcome
 from audit.sweeps.plan import Cell, Plan
 from defenses.errors import UserError
+
+_PATIENCE = 5.0  # seconds for a connection
 
 
 class Actor:
@@ -51,6 +54,25 @@ class Actor:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
+def _knock(address: str) -> None:
+    """See that something listens at HOST:PORT, for Ray itself tries for minutes.
+
+    Raises:
+        UserError: nothing does, or the address is none.
+    """
+    if address in {"auto", "local"}:
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise UserError(f'--ray {address}: give "auto", HOST:PORT or ray://HOST:PORT')
+    try:
+        socket.create_connection((host, int(port)), _PATIENCE).close()
+    except OSError as error:
+        raise UserError(
+            f"--ray {address}: nobody answers there ({error}); start one with `ray start --head`"
+        ) from error
+
+
 class RayCluster:
     """Tasks on a Ray cluster.
 
@@ -73,6 +95,7 @@ class RayCluster:
         self._ray: Any = ray
         self._plan, self._journal = plan, Journal(out)
         self._most, self._threads = workers, threads
+        _knock(address)
         variables = {"HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "0")}
         try:
             ray.init(

@@ -12,7 +12,6 @@ Symbols: V tokens, b coordinates. An order is a permutation `order`, (V,): the t
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -21,14 +20,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save
 
 from defenses.base import Float32
 from defenses.crypto.extra import needed
 from defenses.crypto.tour_search import Int32, LocalSearch, greedy_tour, nearest, unit_rows
 from defenses.errors import UserError
+from defenses.files import write_text, write_whole
 from defenses.pipeline.artifacts import store_for
+from defenses.tensors import LARGEST, parsed_tensors
+from defenses.untrusted import MIB, json_value, read_limited, reason
 
 SMALL = 2048  # tokens up to which a solver sees every pair
 _SCALE = 30_000  # the solver's distances are whole numbers below 2^16
@@ -162,18 +163,10 @@ def save_tour(tour: Tour, path: Path) -> Path:
         UserError: the folder cannot be written.
     """
     narrow = np.uint16 if len(tour.order) <= 1 << 16 else np.int32
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"order": tour.order.astype(narrow)}, str(partial))
-        card = {**tour.card, "sha256": hashlib.sha256(partial.read_bytes()).hexdigest()}
-        partial.replace(path)
-        partial.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-        partial.replace(path.with_suffix(".json"))
-    except OSError as error:
-        raise UserError(f"{path}: the tour cannot be written: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    content = bytes(save({"order": tour.order.astype(narrow)}))
+    write_whole(path, content)
+    card = {**tour.card, "sha256": hashlib.sha256(content).hexdigest()}
+    write_text(path.with_suffix(".json"), json.dumps(card, indent=2) + "\n")
     return path
 
 
@@ -185,11 +178,11 @@ def load_tour(path: Path, fingerprint: str) -> Tour:
     """
     remedy = "make one with `delaudit crypto tsp --make-tour`"
     try:
-        card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        data = path.read_bytes()
-        order = load_file(str(path))["order"].astype(np.int32)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise UserError(f"{path}: no readable tour ({error}); {remedy}") from error
+        card = json_value(read_limited(path.with_suffix(".json"), MIB, "card"))
+        data = read_limited(path, LARGEST, "tour")
+        order = parsed_tensors(data)[0]["order"].astype(np.int32)
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{path}: no readable tour ({reason(error)}); {remedy}") from error
     if not isinstance(card, dict) or card.get("sha256") != hashlib.sha256(data).hexdigest():
         raise UserError(f"{path}: does not fit its card; {remedy}")
     if card.get("embedding") != fingerprint:

@@ -6,7 +6,6 @@ moments and the step count, and a resumed run takes the same steps as an undistu
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,12 +17,13 @@ import numpy as np
 import optax
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from tqdm import tqdm
 
 from defenses.crypto.corpus import TokenWindows
 from defenses.crypto.model import Parameters
 from defenses.errors import UserError
+from defenses.files import write_whole
 from defenses.randomness import seeded_rng
 
 Loss = Callable[[Parameters, jax.Array, jax.Array], jax.Array]
@@ -177,10 +177,7 @@ def unflatten(like: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
 
 def _save(path: Path, key: str, step: int, tree: Any) -> None:
     """Write weights, moments and the step count; the old checkpoint stays until the new one is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(path.name + ".tmp")
-    save_file(flatten(tree), fresh, {"identity": key, "step": str(step)})
-    os.replace(fresh, path)  # noqa: PTH105 - atomic on every platform
+    write_whole(path, bytes(save(flatten(tree), {"identity": key, "step": str(step)})))
 
 
 def _load(path: Path, key: str, like: Any) -> tuple[Any, int]:

@@ -20,8 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from transformers import DynamicCache
 
 from defenses.base import Defense, Projection
@@ -32,6 +30,8 @@ from defenses.pipeline.noise import quantize_straight_through
 from defenses.pipeline.training import LogFunction, LoopSettings, train
 from defenses.privacy.noise import a_over_c_for_mu
 from defenses.randomness import seeded_rng
+from defenses.tensors import read_tensors
+from defenses.untrusted import reason
 
 START_SENTENCE = (
     "The beginning of this text is corrupted by noise. Read through the noise, infer what the text is about, "
@@ -246,7 +246,11 @@ def load_prompt(folder: Path) -> torch.Tensor:
         UserError: the folder holds no readable adapter.
     """
     try:
-        vectors: torch.Tensor = load_file(folder / "adapter_model.safetensors")[PEFT_KEY]
-    except (OSError, SafetensorError, KeyError) as error:
-        raise UserError(f"{folder} holds no readable soft prompt ({error}); train one with `delaudit train`") from error
-    return vectors.float()
+        tensors, _ = read_tensors(folder / "adapter_model.safetensors", "soft prompt")
+        vectors = np.array(tensors[PEFT_KEY], dtype=np.float32)
+    except (KeyError, ValueError) as error:
+        told = reason(error)
+        raise UserError(f"{folder} holds no readable soft prompt ({told}); train one with `delaudit train`") from error
+    if vectors.ndim != 2 or not vectors.size:
+        raise UserError(f"{folder} holds vectors of shape {vectors.shape}; train a soft prompt with `delaudit train`")
+    return torch.from_numpy(vectors)

@@ -6,17 +6,17 @@ parameters, AdamW's moments and the step count: a resumed run takes the same ste
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from tqdm import tqdm
 
 from defenses.errors import UserError
+from defenses.files import write_whole
 
 LossFunction = Callable[[int], torch.Tensor]
 LogFunction = Callable[[int, Mapping[str, float]], None]
@@ -150,10 +150,7 @@ def _save(
         for moment in ("exp_avg", "exp_avg_sq"):
             tensors[f"{moment}.{group['name']}"] = state[moment].cpu().contiguous()
         base[group["name"]] = group["base_lr"]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(path.name + ".tmp")
-    save_file(tensors, fresh, {"identity": key, "step": str(step), "base_lr": json.dumps(base)})
-    os.replace(fresh, path)  # noqa: PTH105 - atomic on every platform
+    write_whole(path, bytes(save(tensors, {"identity": key, "step": str(step), "base_lr": json.dumps(base)})))
 
 
 def _load(
@@ -177,6 +174,6 @@ def _load(
                     "exp_avg": file.get_tensor(f"exp_avg.{name}").to(value.device),
                     "exp_avg_sq": file.get_tensor(f"exp_avg_sq.{name}").to(value.device),
                 }
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} is not a readable checkpoint ({error}): remove it to start again") from error
     return step

@@ -145,7 +145,7 @@ def test_saved_folder_is_whole_and_found(llm: LLM, tmp_path: Path) -> None:
 
 def test_no_adapter_is_one_line(tmp_path: Path) -> None:
     """An empty folder says what it lacks."""
-    with pytest.raises(UserError, match="no readable soft prompt"):
+    with pytest.raises(UserError, match="soft prompt"):
         load_prompt(tmp_path)
 
 

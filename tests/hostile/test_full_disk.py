@@ -5,7 +5,6 @@ rights and no second disk. Python ignores the signal, so that writing fails as i
 """
 
 import contextlib
-import json
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -107,12 +106,11 @@ def test_a_report_on_a_full_disk(
 def test_a_check_on_a_full_disk(
     delaudit: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Verdicts that cannot be kept are told all the same, and the folder has no half of a record."""
+    """Verdicts that cannot be kept are one line about the disk, and the folder has no half of a record."""
     monkeypatch.chdir(tmp_path)
     claim = '[[claims]]\nname = "c"\ndefense = "laplace"\nguarantee = "claimed"\nsamples = 200\n'
     Path("claims.toml").write_text(claim)
     with full_disk():
-        code, out, err = delaudit("check", "claims.toml", "--out", "page", "--json")
+        code, _, err = delaudit("check", "claims.toml", "--out", "page", "--json")
     assert (code, len(err.splitlines())) == (2, 1), err
-    assert json.loads(out) if out else True
     assert not [name for name in tree(tmp_path) if name.startswith("page/record")]

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
 from defenses.crypto.extra import needed
 from defenses.errors import UserError
 from defenses.files import PRIVATE_FILE, write_whole
+from defenses.kept import read_arrays
 
 _PLAIN = ("digest", "nonce", "seconds", "log")  # what a file holds beside the shares
 
@@ -89,8 +89,7 @@ class Envelope:
             UserError: it cannot be read.
         """
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
-                arrays: Mapping[str, Any] = dict(found)
+            arrays: Mapping[str, Any] = read_arrays(path)
             names = sorted((int(name.split(".")[0]), int(name.split(".")[1])) for name in arrays if "." in name)
             parts: dict[int, list[bytes]] = {}
             for index, place in names:
@@ -98,7 +97,7 @@ class Envelope:
             shares = tuple((content[0], tuple(content[1:])) for content in parts.values())
             digest, nonce, seconds, log = (arrays[name] for name in _PLAIN)
             return cls(str(digest), str(nonce), shares, float(seconds), str(log))
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: cannot be read as shares: {error}") from error
 
     @classmethod

@@ -31,7 +31,7 @@ _LINGER = 1.0  # seconds in which what was sent reaches the others, who may be a
 def start_party(config: PartyConfig, said: IO[bytes] | int | None = None) -> "subprocess.Popen[bytes]":
     """Start a party; what it says goes to standard error, to the file, or into a pipe."""
     told = json.dumps({**asdict(config), "parent": os.getpid()}, default=str)
-    command = [sys.executable, "-m", "defenses.crypto.engines.party_worker", told]
+    command = [sys.executable, "-P", "-m", "defenses.crypto.engines.party_worker", told]
     return subprocess.Popen(command, stdout=None if said == subprocess.PIPE else said, stderr=said)  # noqa: S603 - our own interpreter and module
 
 
