@@ -165,6 +165,9 @@ class Experiment:
         wire_prompts: Prompts sent over a real socket at each (n, projection) of DEL, to count bytes and time.
         prompt_on_clean: Also score each soft prompt on the undefended input: how much of its gain is domain
             adaptation rather than repair of noise.
+        device: Where the LLM runs: "cpu", "cuda", "cuda:1", or "map" for accelerate's map over all devices; None takes
+            a GPU where there is one.
+        dtype: The LLM's number format; None takes bfloat16 on a GPU and float32 elsewhere.
         tracking: MLflow tracking URI; None takes mlflow.db in the output folder.
     """
 
@@ -185,6 +188,8 @@ class Experiment:
     masked_model: str | None = None
     wire_prompts: int = 3
     prompt_on_clean: bool = False
+    device: str | None = None
+    dtype: Literal["float32", "bfloat16"] | None = None
     tracking: str | None = None
 
     def __post_init__(self) -> None:

@@ -9,9 +9,15 @@ from defenses.pipeline.corpus import Corpus, load_corpus
 
 
 class Loaded:
-    """Loads on first use and keeps what it loaded for as long as it lives."""
+    """Loads on first use and keeps what it loaded for as long as it lives.
 
-    def __init__(self) -> None:
+    Args:
+        device: Where LLMs go; None for a GPU where there is one.
+        dtype: Their number format; None for the device's own.
+    """
+
+    def __init__(self, device: str | None = None, dtype: str | None = None) -> None:
+        self._device, self._dtype = device, dtype
         self._kept: dict[Hashable, Any] = {}
 
     def llm(self, name: str) -> LLM:
@@ -20,7 +26,7 @@ class Loaded:
         Raises:
             UserError: it cannot be loaded.
         """
-        return self._once(("llm", name), lambda: load_llm(name))  # type: ignore[no-any-return]  # as it was put in
+        return self._once(("llm", name), lambda: load_llm(name, device=self._device, dtype=self._dtype))  # type: ignore[no-any-return]  # as it was put in
 
     def encoder(self, name: str) -> SentenceEncoder:
         """A sentence encoder.

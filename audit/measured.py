@@ -1,9 +1,13 @@
 """What is measured of one condition, in plain JSON types: what workers hand over and what lies on disk."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from defenses.errors import UserError
+from defenses.untrusted import MIB, json_value, read_limited
+
+LARGEST = 64 * MIB  # of a file
 
 ByDocument = dict[str, dict[str, list[float]]]
 """Figure -> "ids", "sums" and "counts" of every document; it is sums over counts, or the exponential of that."""
@@ -29,8 +33,8 @@ class Measured:
     def kept(cls, place: Path) -> "Measured | None":
         """A finished condition from its file; None where there is none, or no whole one."""
         try:
-            found = cls(**json.loads(place.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            found = cls(**json_value(read_limited(place, LARGEST, "finished condition")))
+        except (UserError, ValueError, TypeError):
             return None
         whole = isinstance(found.row, dict) and isinstance(found.by_document, dict)
         return found if whole and isinstance(found.examples, list) and isinstance(found.readings, list) else None

@@ -1,14 +1,11 @@
 """Finished parts of conditions on disk: what one attack read, and the figures of use. Each under a hash of its own.
 
 A condition whose list of attacks has changed is put together from the parts that it shares with the old one. A file
-that cannot be read, or whose content is not what was written, counts as not there. Nothing is unpickled.
+that cannot be read counts as not there.
 """
 
-import hashlib
-import io
 import json
 import time
-import zipfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +15,8 @@ import numpy as np
 
 from attacks.base import Guess, Knowledge
 from audit.inversion import Trial
-from defenses.files import write_whole
+from defenses.kept import keep_arrays, kept_arrays
+from defenses.untrusted import json_value
 
 _META = "meta"
 
@@ -73,23 +71,18 @@ class Parts:
 
     def _read(self, key: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
         """Meta and arrays; None where there is nothing whole."""
+        arrays = kept_arrays(self._folder / f"{key}.npz")
+        if arrays is None or _META not in arrays:
+            return None
         try:
-            content = (self._folder / f"{key}.npz").read_bytes()
-            digest, body = content[:32], content[32:]
-            if hashlib.sha256(body).digest() != digest:
-                return None
-            with np.load(io.BytesIO(body), allow_pickle=False) as found:
-                arrays = dict(found)
-            meta = json.loads(arrays.pop(_META).tobytes())
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            meta = json_value(arrays.pop(_META).tobytes())
+        except ValueError:
             return None
         return (meta, arrays) if isinstance(meta, dict) and isinstance(meta.get("seconds"), float) else None
 
     def _write(self, key: str, meta: dict[str, Any], arrays: dict[str, Any]) -> None:
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **{**arrays, _META: np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)})
-        body = buffer.getvalue()
-        write_whole(self._folder / f"{key}.npz", hashlib.sha256(body).digest() + body)
+        told = np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)
+        keep_arrays(self._folder / f"{key}.npz", {**arrays, _META: told}, compressed=True)
 
 
 def _trial(meta: dict[str, Any], arrays: dict[str, Any]) -> Trial:

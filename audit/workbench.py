@@ -56,7 +56,7 @@ class Workbench:
 
     def __init__(self, experiment: Experiment, loaded: Loaded | None = None) -> None:
         self.experiment = experiment
-        self._loaded = loaded or Loaded()
+        self._loaded = loaded or Loaded(experiment.device, experiment.dtype)
         self._assets: dict[str | None, Assets] = {}
         self._engines: dict[str, LLMEngine] = {}
         self._wire: dict[tuple[str, int], dict[str, float]] = {}

@@ -21,6 +21,8 @@ _COUNT, _AMOUNT, _SECONDS = click.IntRange(min=1), click.FloatRange(min=0), clic
 @click.command(context_settings={"show_default": True})
 @click.option("--model", default="smollm2-135m", help="Default model, folder or hub id.")
 @click.option("--projection", default="d128-noise-aware", help="Projection by name or file.")
+@click.option("--device", default=None, help="cpu, cuda, cuda:1, or map for all there are.  [default: a GPU, or cpu]")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Number format; else the device's own.")
 @click.option("--host", default="127.0.0.1", help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, help="0 takes any free one.")
 @click.option("--tls-cert", type=FILE, help="Certificate with its chain, PEM: serve https.")
@@ -56,7 +58,7 @@ def serve(model: str, projection: str, host: str, port: int, token: str, **optio
     """
     files = {name: options.pop(name) for name in ("tls_cert", "tls_key", "tokens_file", "log_file")}
     tls = _tls(files["tls_cert"], files["tls_key"])
-    plain_http = options.pop("plain_http")
+    plain_http, place = options.pop("plain_http"), {name: options.pop(name) for name in ("device", "dtype")}
     _check_host(host, token, safe=plain_http or tls is not None)
     chosen = "" if token or files["tokens_file"] else secrets.token_urlsafe(24)
     credentials = _credentials(token or chosen, files["tokens_file"])
@@ -67,7 +69,7 @@ def serve(model: str, projection: str, host: str, port: int, token: str, **optio
     from defenses.pipeline.service_log import LOGGER, configure_log
 
     configure_log(files["log_file"])
-    engine = load_engine(model=model, projection=projection)
+    engine = load_engine(model=model, projection=projection, **place)
     app = create_app(engine, credentials=credentials, limits=ServiceLimits(**options))
 
     def ready(url: str) -> None:

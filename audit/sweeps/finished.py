@@ -20,6 +20,7 @@ from defenses.errors import UserError
 from defenses.files import write_text
 from defenses.models.carriers import cache_dir, sha256_file
 from defenses.pipeline.artifacts import SHIPPED
+from defenses.untrusted import MIB, json_value, read_limited
 
 FINISHED = "finished.json"
 
@@ -40,11 +41,11 @@ def note_finished(out: Path, plan: Plan, files: Sequence[Path], told: dict[str, 
 def finished(out: Path, plan: Plan) -> dict[str, Any] | None:
     """What `note_finished` was told, where the same sweep is finished and nothing is amiss; None otherwise."""
     try:
-        known = json.loads((out / FINISHED).read_text(encoding="utf-8"))
+        known = json_value(read_limited(out / FINISHED, MIB, "note of a finished sweep"))
         if known["stamp"] != _stamp(plan):
             return None
         whole = all(sha256_file(out / name) == digest for name, digest in known["files"].items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return dict(known["told"]) if whole else None
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from audit.audit_record import audit_record
 from audit.config import Experiment
 from audit.curves import other_settings
-from audit.measured import Measured
+from audit.measured import LARGEST, Measured
 from audit.provenance import collect_provenance
 from audit.records import RunRecord, new_record
 from audit.sweeps.local import InProcess
@@ -24,6 +24,7 @@ from audit.sweeps.plan import AUDIT, CONDITION, Cell, Member, Plan
 from audit.verdict import AuditResult, Verdict
 from defenses.errors import UserError
 from defenses.files import write_text
+from defenses.untrusted import json_value, read_limited
 
 STARTED, RECORD, AUDITS = "started.json", "record.json", "audits.json"
 _SHOWN = 300  # characters of an error in a row
@@ -146,8 +147,9 @@ def _note_start(plan: Plan, one: _Prepared, out: Path) -> None:
 def _finished(plan: Plan, out: Path, cell: Cell) -> dict[str, Any] | None:
     """A cell's result from its file; None where there is none, or no whole one."""
     try:
-        found = json.loads(cell.file(out / plan.members[cell.member].folder).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        place = cell.file(out / plan.members[cell.member].folder)
+        found = json_value(read_limited(place, LARGEST, "finished cell"))
+    except (UserError, ValueError):
         return None
     needed = {"claim", "verdict"} if cell.kind == AUDIT else {"row", "examples", "by_document", "readings"}
     return found if isinstance(found, dict) and needed <= found.keys() else None

@@ -40,7 +40,7 @@ class Worker:
     out: Path
     _benches: dict[int, Workbench] = field(default_factory=dict)
     _loaded: Loaded = field(default_factory=Loaded)
-    _model: str | None = None
+    _model: tuple[str, str | None, str | None] | None = None
 
     def do(self, task: Cell | int) -> Outcome:
         """One task: a cell, or a member's number to prepare it. Whatever it raises becomes an outcome."""
@@ -100,8 +100,9 @@ class Worker:
     def _bench(self, member: int) -> Workbench:
         """A member's workbench; models stay loaded from one to the next, for as long as the LLM is the same."""
         experiment = self.plan.members[member].experiment
-        if experiment.model != self._model:
-            self._benches, self._loaded, self._model = {}, Loaded(), experiment.model
+        model = experiment.model, experiment.device, experiment.dtype
+        if model != self._model:
+            self._benches, self._loaded, self._model = {}, Loaded(*model[1:]), model
         if member not in self._benches:
             self._benches[member] = Workbench(experiment, self._loaded)
         return self._benches[member]

@@ -181,7 +181,7 @@ def load_tour(path: Path, fingerprint: str) -> Tour:
         card = json_value(read_limited(path.with_suffix(".json"), MIB, "card"))
         data = read_limited(path, LARGEST, "tour")
         order = parsed_tensors(data)[0]["order"].astype(np.int32)
-    except (ValueError, KeyError) as error:
+    except (UserError, ValueError, KeyError) as error:
         raise UserError(f"{path}: no readable tour ({reason(error)}); {remedy}") from error
     if not isinstance(card, dict) or card.get("sha256") != hashlib.sha256(data).hexdigest():
         raise UserError(f"{path}: does not fit its card; {remedy}")

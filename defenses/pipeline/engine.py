@@ -102,13 +102,22 @@ def load_engine(
     projection: str = DEFAULT_PROJECTION,
     *,
     root: Path | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
 ) -> LLMEngine:
     """Load the LLM, a projection and every soft prompt trained behind it.
+
+    Args:
+        model: As for `load_llm`.
+        projection: By name or file.
+        root: Folder of artifacts; None for the shipped ones.
+        device: As for `load_llm`.
+        dtype: As for `load_llm`.
 
     Raises:
         UserError: the model or the projection cannot be found, or they do not belong together.
     """
-    llm = load_llm(model)
+    llm = load_llm(model, device=device, dtype=dtype)
     code = find_projection(model, llm.fingerprint, projection, root)
     if code.encoder.shape[1] != llm.embedding.shape[1]:
         raise UserError(f"--projection {projection} is for width {code.encoder.shape[1]}, not this model's")

@@ -116,6 +116,19 @@ def test_a_rerun_measures_nothing_again(outcome: tuple[RunRecord, Path], monkeyp
     assert len(measured) == 1
 
 
+def test_bfloat16_gives_the_same_figures_within_its_tolerance(
+    outcome: tuple[RunRecord, Path], tiny_experiment: dict[str, Any], tmp_path: Path
+) -> None:
+    """What crosses the wire and what is read of it is the same to the bit; perplexity differs by 1 % at most."""
+    tables = {**tiny_experiment, "grids": [tiny_experiment["grids"][2]], "wire_prompts": 0, "dtype": "bfloat16"}
+    short = run_experiment(parse_experiment({**tables, "device": "cpu"}), tmp_path)
+    for row, whole in zip(short.rows, outcome[0].rows[2:], strict=True):
+        for name in ("asr_top1_cosine", "asr_top1_map", "asr_strongest", "epsilon_exact_token", "prompt_name"):
+            assert row[name] == whole[name], name
+        assert row["perplexity"] == pytest.approx(whole["perplexity"], rel=0.01)
+        assert row["agreement_top1"] == pytest.approx(whole["agreement_top1"], abs=0.06)
+
+
 def test_changed_code_measures_again(outcome: tuple[RunRecord, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """A condition that other code measured is not taken for this code's."""
     record, out = outcome

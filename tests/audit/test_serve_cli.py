@@ -26,7 +26,7 @@ import sys, types
 sys.path.insert(0, "tests/defenses")
 import fake_service
 engine = types.ModuleType("defenses.pipeline.engine")
-engine.load_engine = lambda *, model, projection: fake_service.FakeEngine()
+engine.load_engine = lambda *, model, projection, device, dtype: fake_service.FakeEngine()
 sys.modules["defenses.pipeline.engine"] = engine
 from audit.cli.main import main
 main()

@@ -198,6 +198,7 @@ def test_a_wrong_plan_leaves_nothing(tiny_experiment: dict[str, Any], tmp_path: 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_ends_with_the_same_records(swept: Path, tmp_path: Path) -> None:
     """If this failed, a kill would lose or repeat finished cells, or change a figure."""
     _kill_until_done(swept / "sweep.toml", tmp_path, kills=2, after=1, seed=1)

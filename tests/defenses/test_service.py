@@ -164,7 +164,8 @@ def test_a_long_body_is_not_read_to_its_end(engine: Any, fakes: ModuleType) -> N
         "server": ("127.0.0.1", 1),
         "root_path": "",
     }
-    asyncio.run(app(scope, receive, send))
+    with ThreadPoolExecutor(1) as pool:  # browser tests leave a loop in this thread
+        pool.submit(lambda: asyncio.run(app(scope, receive, send))).result()
     assert sent[0]["status"] == 413
     assert next(pieces) == 11
 

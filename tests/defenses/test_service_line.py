@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -40,8 +41,9 @@ class Arrivals:
 
 
 def run(test: Test) -> None:
-    """Run it in an event loop, for a minute at most."""
-    asyncio.run(asyncio.wait_for(test(), 60))
+    """Run it in an event loop, for a minute at most; in a thread, since browser tests leave a loop in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: asyncio.run(asyncio.wait_for(test(), 60))).result()
 
 
 def code_of(task: "asyncio.Task[None]") -> str:

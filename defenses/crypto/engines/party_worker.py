@@ -41,13 +41,13 @@ def attend_party(config: PartyConfig) -> int:
     Returns:
         `SERVED`, `SAID` where it has said an error, or another code where it was lost without a word.
     """
-    party, failed = start_party(config, subprocess.PIPE), False
-    for line in party.stderr or ():
-        sys.stderr.write(line.decode(errors="replace"))
-        sys.stderr.flush()
-        failed = failed or line.startswith(MARK.encode())
-    code = party.wait()
-    return SAID if failed else code
+    failed = False
+    with start_party(config, subprocess.PIPE) as party:
+        for line in party.stderr or ():
+            sys.stderr.write(line.decode(errors="replace"))
+            sys.stderr.flush()
+            failed = failed or line.startswith(MARK.encode())
+    return SAID if failed else party.returncode
 
 
 def error_said(lines: Sequence[str]) -> str | None:
