@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 ATTEMPTS = 3
 """How often a cell may take its worker down before it counts as failed."""
 WORKER_LOG = "workers.log"
+_GRACE = 60.0  # seconds for idle workers to end
 _LOOK = 1.0  # seconds between looks for the process that started this one
 _THREADS = (
     "OMP_NUM_THREADS",
@@ -80,6 +81,8 @@ class Processes:
         usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self._said = NamedTemporaryFile(prefix="delaudit-workers-", suffix=".log")  # noqa: SIM115 - until it is closed
         self._given = (plan, out, threads or max(1, usable // workers), os.getpid(), self._said.name)
+        self._left: dict[Cell | int, None] = {}
+        self._terminal = _Aside(self._said.fileno())
         self._pool = self._new_pool()
 
     def execute(self, tasks: Sequence[Cell | int]) -> Iterator[tuple[Cell | int, Outcome]]:
@@ -90,9 +93,9 @@ class Processes:
         """
         from pebble import ProcessExpired  # noqa: PLC0415 - only where there are workers
 
-        left, attempts, broken = dict.fromkeys(tasks), dict.fromkeys(tasks, 1), 0
-        while left:
-            running = {self._pool.schedule(_work, args=[task]): task for task in left}
+        self._left, attempts, broken = dict.fromkeys(tasks), dict.fromkeys(tasks, 1), 0
+        while self._left:
+            running = {self._pool.schedule(_work, args=[task]): task for task in self._left}
             try:
                 while running:
                     done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -108,7 +111,7 @@ class Processes:
                                 continue
                             outcome = Outcome(error=f"{_death(died.exitcode)} in {ATTEMPTS} tries", expected=True)
                         broken = 0
-                        del left[task]
+                        del self._left[task]
                         yield task, outcome
             except BrokenProcessPool as error:  # a worker died that had no task yet
                 broken += 1
@@ -127,8 +130,16 @@ class Processes:
 
     def close(self) -> None:
         """End the processes; what they had not finished is lost."""
-        self._pool.stop()
-        self._pool.join()
+        if self._left:
+            self._pool.stop()
+        else:  # a worker that is only just starting would say a traceback if it were stopped
+            self._pool.close()
+        try:
+            self._pool.join(_GRACE)
+        except TimeoutError:
+            self._pool.stop()
+            self._pool.join()
+        self._terminal.end()
         self._keep_log()
         self._said.close()
 
@@ -138,6 +149,31 @@ class Processes:
         if said and self._out.is_dir():
             with suppress(OSError), (self._out / WORKER_LOG).open("ab") as log:
                 log.write(said)
+
+
+class _Aside:
+    """While it lasts, what processes that are started write to standard error goes to a file; this one's does not.
+
+    A worker that is killed or stopped while it starts has its interpreter say a traceback, and so does the process that
+    looks after semaphores: neither can be told to be silent, but both take over this process's file descriptor.
+    """
+
+    def __init__(self, log: int) -> None:
+        sys.stderr.flush()
+        self._ours, self._before = os.dup(2), sys.stderr
+        os.dup2(log, 2)
+        # In tests standard error may be something in memory, which needs no care.
+        self._own = sys.stderr is sys.__stderr__
+        if self._own:
+            sys.stderr = os.fdopen(os.dup(self._ours), "w", buffering=1, encoding="utf-8", errors="replace")
+
+    def end(self) -> None:
+        """Have it as it was."""
+        if self._own:
+            sys.stderr.close()
+            sys.stderr = self._before
+        os.dup2(self._ours, 2)
+        os.close(self._ours)
 
 
 def _death(exit_code: int | None) -> str:

@@ -117,9 +117,11 @@ def run_plan(plan: Plan, out: Path, executor: Executor) -> list[MemberRun]:
 
 def _prepare(plan: Plan, executor: Executor) -> list[_Prepared]:
     found: dict[int, _Prepared] = {}
-    for task, outcome in executor.execute(list(range(len(plan.members)))):
-        if not isinstance(task, int):
-            continue
+    # All of them, before the first error is told: workers are then idle, and end in peace.
+    outcomes = {
+        task: outcome for task, outcome in executor.execute(list(range(len(plan.members)))) if isinstance(task, int)
+    }
+    for task, outcome in sorted(outcomes.items()):
         member = plan.members[task]
         if outcome.result is None:
             if not outcome.expected:

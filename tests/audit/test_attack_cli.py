@@ -75,12 +75,12 @@ def test_calibrate_shows_both_and_writes_a_page(
         (["calibrate", "--epsilon", "8", "--out", "x"], "--target-asr"),
     ],
 )
-def test_mistakes_are_one_line(
-    arguments: list[str], words: str, tiny: list[str], tiny_experiment: dict[str, Any], tmp_path: Path
+def test_mistakes_are_one_line(  # noqa: PLR0917 - fixtures
+    here: Any, arguments: list[str], words: str, tiny: list[str], tiny_experiment: dict[str, Any], tmp_path: Path
 ) -> None:
     """Exit code 2, one line on stderr, and nothing written."""
     store = ["--artifacts", tiny_experiment["artifacts"], "--projection", "d16"]
-    done = delaudit(*arguments, *tiny, *store, cwd=tmp_path)
+    done = here(*arguments, *tiny, *store, cwd=tmp_path)
     assert done.returncode == 2
     assert words in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

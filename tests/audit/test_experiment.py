@@ -213,9 +213,9 @@ def test_run_command_writes_record_report_and_mlflow(tiny_experiment: dict[str, 
         ["nonsense"],
     ],
 )
-def test_command_line_errors_are_one_line_and_exit_2(arguments: list[str], tmp_path: Path) -> None:
+def test_command_line_errors_are_one_line_and_exit_2(here: Any, arguments: list[str], tmp_path: Path) -> None:
     """Whatever is wrong: one line on stderr, exit code 2, no output folder."""
-    done = _delaudit(*arguments, cwd=tmp_path)
+    done = here(*arguments, cwd=tmp_path)
     lines = [line for line in done.stderr.splitlines() if line.startswith("delaudit:")]
     assert done.returncode == 2
     assert len(lines) == 1, done.stderr
@@ -223,11 +223,11 @@ def test_command_line_errors_are_one_line_and_exit_2(arguments: list[str], tmp_p
     assert not list(tmp_path.iterdir())
 
 
-def test_an_output_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_written_is_one_line(here: Any, tmp_path: Path) -> None:
     """A file in the output folder's place, or below it, is named; exit code 2."""
     (tmp_path / "file").write_text("mine")
     for out in ("file", "file/below"):
-        done = _delaudit("quickstart", "--out", out, "--model", "/nowhere/at/all", cwd=tmp_path)
+        done = here("quickstart", "--out", out, "--model", "/nowhere/at/all", cwd=tmp_path)
         assert done.returncode == 2
         assert "Traceback" not in done.stderr
     assert (tmp_path / "file").read_text() == "mine"

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,9 +81,10 @@ def test_a_prompt_behind_another_defence(folder: Path, model_folder: Path) -> No
         (["prompt", "--projection", "d8-plain", "--n", "4", "--set", "mu=3"], "--set is for other defences"),
     ],
 )
-def test_bad_input_is_one_line(folder: Path, model_folder: Path, arguments: list[str], words: str) -> None:
+def test_bad_input_is_one_line(here: Any, folder: Path, model_folder: Path, arguments: list[str], words: str) -> None:
     """Each mistake is named; no artifact is left."""
-    done = _train(folder, *arguments, "--model", str(model_folder))
+    text = ["--text", "text.txt", "--length", "24"]
+    done = here("train", *arguments, *text, "--model", str(model_folder), cwd=folder)
     lines = [line for line in done.stderr.splitlines() if line.startswith("delaudit:")]
     assert done.returncode == 2, done.stderr
     assert len(lines) == 1
