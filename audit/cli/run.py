@@ -127,10 +127,10 @@ def _run_anew(
     tracking = plan.members[0].experiment.tracking or sqlite_uri(out / "mlflow.db")
     for place, record in enumerate(records):
         log_record(record, tracking, plan.name, artifacts=[] if place else reports)
+    failed = [[f"{one.member.name} {label}".strip(), error] for one in runs for label, error in one.failed]
     told = {
         "records": [file.relative_to(out).as_posix() for file in files], "reports": [str(path) for path in reports],
-        "tracking": without_login(str(tracking)), "failed": {f"{one.member.name} {label}".strip(): error for one in runs
-                                              for label, error in one.failed.items()},
+        "tracking": without_login(str(tracking)), "failed": failed,
     }  # fmt: skip
     if not told["failed"]:
         note_finished(out, plan, files, told)
@@ -160,7 +160,7 @@ def _tell(plan: "Plan", out: Path, told: dict[str, Any], records: "list[RunRecor
         else:
             _summary(record)
         click.echo(f"record   {out / name}")
-    for label, error in told["failed"].items():
+    for label, error in told["failed"]:
         click.echo(f"failed   {label}: {error}", err=True)
     for report in told["reports"]:
         click.echo(f"report   {report}")

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
 from tqdm import tqdm
 
 from audit.audit_record import audit_record
@@ -38,13 +39,13 @@ class MemberRun:
         member: Which.
         record: Its conditions.
         audits: Its verdicts, as a record of their own; None where none was asked for or could be had.
-        failed: Label -> error of each cell that failed.
+        failed: Label and error of each cell that failed.
     """
 
     member: Member
     record: RunRecord
     audits: RunRecord | None
-    failed: dict[str, str]
+    failed: list[tuple[str, str]]
 
     @property
     def records(self) -> list[RunRecord]:
@@ -148,13 +149,16 @@ def _note_start(plan: Plan, one: _Prepared, out: Path) -> None:
 
 def _finished(plan: Plan, out: Path, cell: Cell) -> dict[str, Any] | None:
     """A cell's result from its file; None where there is none, or no whole one."""
+    place = cell.file(out / plan.members[cell.member].folder)
+    if cell.kind == CONDITION:
+        measured = Measured.kept(place)
+        return None if measured is None else asdict(measured)
     try:
-        place = cell.file(out / plan.members[cell.member].folder)
-        found = json_value(read_limited(place, LARGEST, "finished cell"))
-    except (UserError, ValueError):
+        found = json_value(read_limited(place, LARGEST, "finished audit"))
+        TypeAdapter(AuditResult).validate_python(found)
+    except (UserError, ValueError):  # pydantic's errors are ValueErrors
         return None
-    needed = {"claim", "verdict"} if cell.kind == AUDIT else {"row", "examples", "by_document", "readings"}
-    return found if isinstance(found, dict) and needed <= found.keys() else None
+    return dict(found)
 
 
 def _keep(plan: Plan, out: Path, cell: Cell, outcome: Outcome) -> None:
@@ -179,13 +183,13 @@ def _put_together(
     failed = {(cell.kind, cell.key): found for cell, found in failures.items()}
     conditions = experiment.conditions()
     parts: dict[str, list[Any]] = {name: [] for name in ("rows", "examples", "documents", "readings")}
-    remarks: dict[str, str] = {}
+    remarks: list[tuple[str, str]] = []
     verdicts: list[AuditResult] = []
     for cell in one.cells:
         result, place = by_key.get((cell.kind, cell.key)), len(parts["rows"])
         if result is None:
             error = failed[cell.kind, cell.key].error or ""
-            remarks[cell.label] = error
+            remarks.append((cell.label, error))
             if cell.kind == CONDITION:
                 parts["rows"].append(_failed_row(conditions[cell.place], experiment, error))
         elif cell.kind == AUDIT:
@@ -198,7 +202,7 @@ def _put_together(
             parts["readings"] += found.read(place)
     origin = collect_provenance()
     origin = replace(origin, environment={**origin.environment, **one.machine})
-    told = [f"{label} failed: {error}" for label, error in remarks.items()]
+    told = [f"{label} failed: {error}" for label, error in remarks]
     record = new_record(
         kind, config=asdict(experiment), seed=experiment.seed, data=one.facts, provenance=origin, **parts
     )
