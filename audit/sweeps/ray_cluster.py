@@ -45,6 +45,9 @@ class Actor:
         self._folder = tempfile.mkdtemp(prefix="delaudit-sweep-")
         self._worker = Worker(plan, Path(self._folder))
 
+    def ready(self) -> None:
+        """Nothing: that it is answered says that the actor has found its place."""
+
     def do(self, task: Cell | int) -> Outcome:
         """One task."""
         return self._worker.do(task)
@@ -106,6 +109,8 @@ class RayCluster:
             raise UserError(f"--ray {address}: {told}; start one with `ray start --head`") from error
         self._gpus = 1 if self._resources().get("GPU", 0) else 0
         self._actors: list[Any] = []
+        self._coming: dict[Any, Any] = {}  # what an actor answers once it is there -> the actor
+        self._failures = 0  # to come, since the last that came
 
     def execute(self, tasks: Sequence[Cell | int]) -> Iterator[tuple[Cell | int, Outcome]]:
         """Run tasks in any order."""
@@ -118,8 +123,11 @@ class RayCluster:
                     task = waiting.pop()
                     self._journal.note("started", task)
                     running[actor.do.remote(task)] = actor, task
-            done, _ = self._ray.wait(list(running), num_returns=1, timeout=1.0)
+            done, _ = self._ray.wait([*running, *self._coming], num_returns=1, timeout=1.0)
             for reference in done:
+                if reference in self._coming:
+                    self._welcome(reference)
+                    continue
                 actor, task = running.pop(reference)
                 outcome = self._outcome(reference, actor, task)
                 if outcome is None and attempts[task] < ATTEMPTS:
@@ -130,6 +138,7 @@ class RayCluster:
 
     def close(self) -> None:
         """End the actors and leave the cluster."""
+        self._dismiss(len(self._coming))
         for actor in self._actors:
             actor.end.remote()
             actor.__ray_terminate__.remote()
@@ -165,7 +174,35 @@ class RayCluster:
         wanted = min(tasks, room, self._most or room)
         if wanted < 1 and not self._actors:
             raise UserError(f"--ray: the cluster has no room for a worker with {self._threads} CPUs; lower --threads")
-        if len(self._actors) < wanted:
+        missing = wanted - len(self._actors) - len(self._coming)
+        # A lost node is counted as room for a while, and an actor that was asked for then would wait for it for ever.
+        self._dismiss(min(-missing, len(self._coming)))
+        if missing > 0:
             kind = self._ray.remote(num_cpus=self._threads, num_gpus=self._gpus, max_restarts=0)(Actor)
-            for _ in range(wanted - len(self._actors)):
-                self._actors.append(kind.remote(self._plan, str(Path.cwd()), self._threads))
+            for _ in range(missing):
+                actor = kind.remote(self._plan, str(Path.cwd()), self._threads)
+                self._coming[actor.ready.remote()] = actor
+
+    def _welcome(self, reference: Any) -> None:
+        """Take an actor into service that has come, or learn why it did not.
+
+        Raises:
+            UserError: none comes.
+        """
+        actor = self._coming.pop(reference)
+        try:
+            self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            self._failures += 1
+            if self._failures >= ATTEMPTS and not self._actors:
+                told = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+                raise UserError(f"--ray: no worker comes up on the cluster: {told}") from error
+            return
+        self._failures = 0
+        self._actors.append(actor)
+
+    def _dismiss(self, count: int) -> None:
+        """Give up so many actors that have not come yet, the latest first."""
+        for _ in range(count):
+            _, actor = self._coming.popitem()
+            self._ray.kill(actor)
