@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from audit.sweeps.journal import Journal
+from audit.sweeps.memory import keep_memory
 from audit.sweeps.outcome import Outcome
 from audit.sweeps.plan import Cell, Plan
 from defenses.errors import UserError
@@ -55,6 +56,7 @@ class InProcess:
     def __init__(self, plan: Plan, out: Path) -> None:
         from audit.sweeps.tasks import Worker  # noqa: PLC0415 - brings torch
 
+        keep_memory()
         self._worker, self._journal = Worker(plan, out), Journal(out)
 
     def execute(self, tasks: Sequence[Cell | int]) -> Iterator[tuple[Cell | int, Outcome]]:
@@ -191,6 +193,7 @@ def _start(plan: Plan, out: Path, threads: int, parent: int, said: str) -> None:
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     os.environ.update(dict.fromkeys(_THREADS, str(threads)), TQDM_DISABLE="1", TOKENIZERS_PARALLELISM="false")
     choose_gpu()
+    keep_memory()
     with Path(said).open("ab") as log:  # what libraries print would tear the bar apart
         os.dup2(log.fileno(), sys.stderr.fileno())
         os.dup2(log.fileno(), sys.stdout.fileno())

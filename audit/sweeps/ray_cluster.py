@@ -17,6 +17,7 @@ from typing import Any
 
 from audit.sweeps.journal import Journal
 from audit.sweeps.local import ATTEMPTS
+from audit.sweeps.memory import keep_memory
 from audit.sweeps.outcome import Outcome
 from audit.sweeps.plan import Cell, Plan
 from defenses.errors import UserError
@@ -37,6 +38,7 @@ class Actor:
         os.environ.update(TQDM_DISABLE="1", TOKENIZERS_PARALLELISM="false")
         if Path(home).is_dir():
             os.chdir(home)
+        keep_memory()
         import torch  # noqa: PLC0415 - on the node alone
 
         torch.set_num_threads(threads)
