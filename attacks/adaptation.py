@@ -9,17 +9,22 @@ would confirm itself, and posteriors would be too sure. How much the public text
 chosen by the probability that the other folds give to each view, which needs no labels.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
-from attacks.base import ranked
+from attacks.base import ranked_and_summed
 from defenses.base import Float32, Tokens
 
 Float64 = NDArray[np.float64]
+
+_ROWS = 16  # positions at a time: their likelihoods then stay in a cache from one pass to the next
+
+_FAINT = 1e-12  # a posterior that no other law of the tokens could make matter
 
 SHORTLIST = 128  # tokens per position that take part
 STRENGTHS = (200.0, 1000.0, 5000.0)  # pseudo-observations of the public text that are tried
@@ -43,18 +48,23 @@ class Shortlist:
     rest: Float64
 
     @classmethod
-    def of(cls, logits: Iterable[Float32], log_prior: Float32, size: int = SHORTLIST) -> Self:
-        """From joint log probabilities under the public prior (V,), one prompt's (T, V) at a time."""
-        tokens, scores, rest = [], [], []
-        for rows in logits:
-            best, values = ranked(rows, size)
-            np.subtract(rows, values[:, :1], out=rows)
-            total = np.exp(rows, out=rows).sum(axis=1, dtype=np.float64)
-            joint = np.exp((values - values[:, :1]).astype(np.float64))
-            tokens.append(best)
-            scores.append(joint / np.exp(log_prior[best].astype(np.float64)))
-            rest.append(np.maximum(total - joint.sum(axis=1), 0.0))
-        return cls(np.concatenate(tokens), np.concatenate(scores), np.concatenate(rest))
+    def of(cls, likelihood: Float32, log_prior: Float32, size: int = SHORTLIST) -> Self:
+        """From log likelihoods (T, V) and the public prior (V,); the likelihoods are used as working memory."""
+        parts = [cls._of_few(likelihood[at : at + _ROWS], log_prior, size) for at in range(0, len(likelihood), _ROWS)]
+        return cls.joined(parts)
+
+    @classmethod
+    def _of_few(cls, rows: Float32, log_prior: Float32, size: int) -> Self:
+        rows += log_prior
+        best, values, total = ranked_and_summed(rows, size)
+        joint = np.exp((values - values[:, :1]).astype(np.float64))
+        likelihood = joint / np.exp(log_prior[best].astype(np.float64))
+        return cls(best, likelihood, np.maximum(total - joint.sum(axis=1), 0.0))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """All positions of several lists, in order."""
+        return cls(*(np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(cls)))
 
     @property
     def positions(self) -> int:
@@ -94,7 +104,7 @@ def adapt(shortlist: Shortlist, base: Float64, length: int) -> Adapted:
     fold = np.arange(shortlist.positions) // length % FOLDS
     if fold.max() < FOLDS - 1:
         return unchanged  # too few prompts to learn from
-    best = max((_fit(shortlist, base, fold, strength) for strength in STRENGTHS), key=lambda one: one.evidence)
+    best = max(_fits(shortlist, base, fold), key=lambda one: one.evidence)
     gained = (best.evidence - unchanged.evidence) * shortlist.positions
     return best if gained > PENALTY else unchanged
 
@@ -105,31 +115,50 @@ def public(shortlist: Shortlist, base: Float64) -> Adapted:
     return _judged(shortlist, base[None], fold, np.ones(1), np.inf)
 
 
-def _fit(shortlist: Shortlist, base: Float64, fold: NDArray[np.int64], strength: float) -> Adapted:
-    """Each fold under the frequencies of the others, by expectation maximisation."""
-    laws, shares = [], []
-    for own in range(FOLDS):
-        others = fold != own
-        part = Shortlist(shortlist.tokens[others], shortlist.likelihood[others], shortlist.rest[others])
-        law, share = _frequencies(part, base, strength)
-        laws.append(law)
-        shares.append(share)
-    return _judged(shortlist, np.stack(laws), fold, np.array(shares), strength)
+def _fits(shortlist: Shortlist, base: Float64, fold: NDArray[np.int64]) -> Iterator[Adapted]:
+    """Each fold under the frequencies of the others, for every strength."""
+    tokens, likelihood = _candidates(shortlist, base)
+    others = [fold != own for own in range(FOLDS)]
+    found = [_frequencies(likelihood[mine], shortlist.rest[mine], base[tokens]) for mine in others]
+    for number, strength in enumerate(STRENGTHS):
+        shares = np.array([share[number] for _, share in found])
+        laws = shares[:, None] * base  # of tokens that are on nobody's list
+        laws[:, tokens] = [law[:, number] for law, _ in found]
+        yield _judged(shortlist, laws, fold, shares, strength)
 
 
-def _frequencies(part: Shortlist, base: Float64, strength: float) -> tuple[Float64, float]:
-    """The most probable law (V,) of a token given these views and a Dirichlet prior of this strength around `base`.
+def _candidates(shortlist: Shortlist, base: Float64) -> tuple[Tokens, sparse.csr_array]:
+    """The distinct tokens (U,) that may matter at some position, and their likelihoods there, (n, U).
+
+    Where noise is low these are one or two tokens of each position.
+    """
+    joint = shortlist.likelihood * base[shortlist.tokens]
+    total = joint.sum(axis=1) + shortlist.rest
+    at = np.nonzero(joint > _FAINT * total[:, None])
+    tokens, which = np.unique(shortlist.tokens[at], return_inverse=True)
+    shape = (shortlist.positions, len(tokens))
+    return tokens, sparse.csr_array((shortlist.likelihood[at], (at[0], which)), shape=shape)
+
+
+def _frequencies(likelihood: sparse.csr_array, rest: Float64, known: Float64) -> tuple[Float64, Float64]:
+    """The most probable laws of a token given some views and Dirichlet priors of each strength around `known`.
+
+    Args:
+        likelihood: Of candidates at m positions, (m, U).
+        rest: As in Shortlist, (m,).
+        known: The public frequencies of the candidates, (U,).
 
     Returns:
-        The law, and the factor on `base` that it has at tokens that are on nobody's list.
+        The candidates' laws (U, S), and the factor on the public frequency of any other token, (S,).
     """
-    law, share, places = base, 1.0, part.tokens.ravel()
+    strength, views = np.array(STRENGTHS), likelihood.T.tocsr()
+    law, share = np.repeat(known[:, None], len(STRENGTHS), axis=1), np.ones(len(STRENGTHS))
     for _ in range(ITERATIONS):
-        joint, rest = part.likelihood * law[part.tokens], part.rest * share
-        total = joint.sum(axis=1) + rest
-        counts = np.bincount(places, weights=(joint / total[:, None]).ravel(), minlength=len(base))
-        share = float((strength + (rest / total).sum()) / (part.positions + strength))
-        law = counts / (part.positions + strength) + share * base
+        others = rest[:, None] * share
+        total = likelihood @ law + others
+        counts = law * (views @ (1.0 / total))
+        share = (strength + (others / total).sum(axis=0)) / (len(rest) + strength)
+        law = counts / (len(rest) + strength) + share * known[:, None]
     return law, share
 
 

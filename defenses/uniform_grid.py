@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from defenses.base import Float32
 from defenses.errors import UserError
-from defenses.pipeline.packing import pack, packed_size, unpack
+from defenses.pipeline.packing import pack_each, packed_size, unpack_each
 
 Bytes = NDArray[np.uint8]
 Codes = NDArray[np.uint16]
@@ -59,9 +59,9 @@ class UniformGrid:
 
     def bodies(self, codes: Codes) -> bytes:
         """B bodies of codes (B, T, m), n bits a code without gaps; above 8 bits the low bytes come first."""
-        parts = [_packed((codes & 0xFF).astype(np.uint8), min(self.n, 8))]
+        parts = [pack_each((codes & 0xFF).astype(np.uint8), min(self.n, 8))]
         if self.n > 8:
-            parts.append(_packed((codes >> 8).astype(np.uint8), self.n - 8))
+            parts.append(pack_each((codes >> 8).astype(np.uint8), self.n - 8))
         return np.concatenate(parts, axis=1).tobytes()
 
     def parse(self, payload: bytes, shape: tuple[int, int]) -> Codes:
@@ -79,25 +79,7 @@ class UniformGrid:
                 f"{prompts} bodies of {tokens} x {m} codes take {prompts * size} bytes, not {len(payload)}"
             )
         bodies = np.frombuffer(payload, dtype=np.uint8).reshape(prompts, size)
-        found = _unpacked(bodies[:, :split], (tokens, m), low).astype(np.uint16)
+        found = unpack_each(bodies[:, :split], tokens, m, low).astype(np.uint16)
         if high > 0:
-            found |= _unpacked(bodies[:, split:], (tokens, m), high).astype(np.uint16) << 8
+            found |= unpack_each(bodies[:, split:], tokens, m, high).astype(np.uint16) << 8
         return found
-
-
-def _packed(codes: Bytes, n: int) -> Bytes:
-    """Bodies of codes (B, T, m), shape (B, bytes): at once where they end with a byte, else one by one."""
-    prompts, tokens, m = codes.shape
-    if tokens * m * n % 8:
-        payload = b"".join(pack(prompt, n) for prompt in codes)
-    else:
-        payload = pack(codes.reshape(prompts * tokens, m), n)
-    return np.frombuffer(payload, dtype=np.uint8).reshape(prompts, packed_size(tokens, m, n))
-
-
-def _unpacked(bodies: Bytes, shape: tuple[int, int], n: int) -> Bytes:
-    """The codes (B, T, m) of bodies (B, bytes)."""
-    tokens, m = shape
-    if tokens * m * n % 8:
-        return np.stack([unpack(body.tobytes(), tokens, m, n) for body in bodies])
-    return unpack(bodies.tobytes(), len(bodies) * tokens, m, n).reshape(len(bodies), tokens, m)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from attacks.base import Attack, Guess, Knowledge, ranked
-from attacks.bayes import likelihoods
+from attacks.bayes import over_positions
 from defenses.base import View
 
 
@@ -19,8 +19,9 @@ class LatentMl(Attack):
         Raises:
             LikelihoodUnavailable: the defence has no tractable likelihood.
         """
-        found = [ranked(likelihood, self.tools.keep) for likelihood in likelihoods(self.defense, view)]
-        return Guess(np.stack([one[0] for one in found]), np.stack([one[1] for one in found]))
+        found = over_positions(self.defense, view, lambda likelihood: ranked(likelihood, self.tools.keep))
+        tokens, scores = (np.concatenate(parts).reshape(*view.shape, -1) for parts in zip(*found, strict=True))
+        return Guess(tokens, scores)
 
 
 ATTACK = LatentMl

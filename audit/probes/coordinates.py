@@ -19,7 +19,7 @@ from audit.probes.mechanism import DefenseTarget
 from defenses.base import Defense
 from defenses.errors import UserError
 from defenses.pipeline.defense import Del
-from defenses.pipeline.wire import WireLimits, parse
+from defenses.pipeline.wire import WireLimits, parse_each
 
 _OPPOSITE = 0.98  # of 2 c: coordinates whose latents lie this far apart are taken for opposite ends of the clip
 _BLOCK = 512
@@ -101,9 +101,8 @@ def _counts(draws: Draws, inputs: Inputs, name: str) -> Float64:
     position = int(inputs.cells[0, 1])
     limits = WireLimits(max_tokens=draws.tokens, max_bytes=draws.bodies.shape[2] + 1)
     with evidence_of(name, "reading its messages"):
-        return np.stack([parse(draws.body(draw, 0), limits).counts[position] for draw in range(draws.count)]).astype(
-            np.float64
-        )
+        counts = parse_each([draws.body(draw, 0) for draw in range(draws.count)], limits)
+    return counts[:, position].astype(np.float64)
 
 
 @contextmanager

@@ -34,7 +34,6 @@ from defenses.posterior_decoder import Reading, restore_posterior
 from defenses.privacy.unequal import UnequalTrialsProfile
 
 Decoder = Literal["linear", Reading]
-Terms = tuple[Float32, Float32]
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ class DelTuned(Del):
         self.config = config
         self.budget = config.budget()
         self._laws: dict[float, tuple[Quantizer, TableSampler]] = {1.0: (self.quantizer, self.sampler)}
-        self._terms: dict[float, Terms] = {}
+        self._terms: dict[float, Float32] = {}
 
     @property
     def claim(self) -> Claim:
@@ -188,8 +187,8 @@ class DelTuned(Del):
             self._laws[share] = quantizer, TableSampler(quantizer)
         return self._laws[share]
 
-    def _scoring(self, share: float, quantizer: Quantizer) -> Terms:
-        """Likelihood weights (V, d) and biases (V,) of one segment."""
+    def _scoring(self, share: float, quantizer: Quantizer) -> Float32:
+        """Likelihood weights and biases of one segment, (d + 1, V)."""
         if share not in self._terms:
             self._terms[share] = quantizer.scoring_terms(self.latent_table())
         return self._terms[share]

@@ -10,7 +10,7 @@ from defenses.errors import UserError
 from defenses.pipeline.latents import LatentTable
 from defenses.pipeline.mechanism import Counts, Quantizer
 from defenses.pipeline.sampler import TableSampler
-from defenses.pipeline.wire import WireLimits, WireMessage, parse
+from defenses.pipeline.wire import WireLimits, messages, parse_each
 from defenses.privacy.binomial import StochasticQuantizationProfile, a_over_c_for_epsilon
 
 
@@ -89,13 +89,12 @@ class Del(Defense[DelConfig]):
         """One wire message per prompt of tokens (B, T)."""
         counts = self.sampler.sample(self.table.rows(tokens), rng)
         ratio, name = self.quantizer.a_over_c, self.table.projection_id
-        bodies = [WireMessage(self.config.n, ratio, name, prompt).to_bytes() for prompt in counts]
-        return View(b"".join(bodies), (tokens.shape[0], tokens.shape[1]))
+        return View(messages(self.config.n, ratio, name, counts), (tokens.shape[0], tokens.shape[1]))
 
     def counts(self, view: View) -> Counts:
         """The counts K (B, T, d) that a view's messages carry."""
         limits = WireLimits(max_tokens=max(1, view.shape[1]), max_bytes=len(view.payload) + 1)
-        return np.stack([parse(body, limits).counts for body in view.bodies()])
+        return parse_each(view.bodies(), limits)
 
     def restore(self, view: View) -> Float32:
         """x^ = W_dec v^, shape (B, T, b)."""
@@ -114,8 +113,8 @@ class Del(Defense[DelConfig]):
         return self.quantizer.score(self.counts(view), self._scoring_terms)
 
     @cached_property
-    def _scoring_terms(self) -> tuple[Float32, Float32]:
-        """Likelihood weights (V, d) and biases (V,) of the whole vocabulary."""
+    def _scoring_terms(self) -> Float32:
+        """Likelihood weights and biases of the whole vocabulary, (d + 1, V)."""
         return self.quantizer.scoring_terms(self.latent_table())
 
 

@@ -141,13 +141,18 @@ class Quantizer:
         bias = self.trials * np.sum(np.log1p(-relative) - math.log(2.0), axis=-1)
         return weight, bias
 
-    def scoring_terms(self, latents: Float32) -> tuple[Float32, Float32]:
-        """Weight (V, d) and bias (V,) for counts centred at u/2, so that large terms do not cancel in float32."""
-        weight, bias = self.likelihood_terms(latents)
-        centred_bias = bias + 0.5 * self.trials * weight.sum(axis=-1)
-        return weight.astype(np.float32), centred_bias.astype(np.float32)
+    def scoring_terms(self, latents: Float32) -> Float32:
+        """What `score` multiplies with: the weights of V latents (V, d) and their biases as a last row, (d + 1, V).
 
-    def score(self, counts: Counts, terms: tuple[Float32, Float32]) -> Float32:
+        They are those of counts centred at u/2, so that large terms do not cancel in float32.
+        """
+        weight, bias = self.likelihood_terms(latents)
+        terms = np.empty((weight.shape[-1] + 1, len(weight)), dtype=np.float32)
+        terms[:-1] = weight.T
+        terms[-1] = bias + 0.5 * self.trials * weight.sum(axis=-1)
+        return terms
+
+    def score(self, counts: Counts, terms: Float32) -> Float32:
         """Log P(counts | latents), less the binomial coefficients, as one float32 matmul.
 
         Args:
@@ -157,11 +162,10 @@ class Quantizer:
         Returns:
             Shape (..., V).
         """
-        weight, bias = terms
-        centred = counts.astype(np.float32) - np.float32(0.5 * self.trials)
-        scores: Float32 = np.matmul(centred, weight.T, dtype=np.float32)
-        scores += bias
-        return scores
+        centred = np.ones((counts.size // self.d, self.d + 1), dtype=np.float32)
+        np.subtract(counts.reshape(-1, self.d), np.float32(0.5 * self.trials), out=centred[:, :-1])
+        scores: Float32 = np.matmul(centred, terms, dtype=np.float32)
+        return scores.reshape(*counts.shape[:-1], -1)
 
     def _relative(self, latents: Float32 | Float64) -> Float64:
         """The ratio v / A, computed as (v / c) / (A/c) so that v = c gives exactly c/A, and the null 0."""

@@ -18,19 +18,30 @@ def pack(counts: Counts, n: int) -> bytes:
     Raises:
         ValueError: where n is not 1 to 8, or a count needs more than n bits.
     """
+    return pack_each(counts[None], n).tobytes()
+
+
+def pack_each(counts: Counts, n: int) -> Bytes:
+    """Pack each prompt of counts (B, T, d) as `pack` does: shape (B, ceil(T d n / 8)).
+
+    Raises:
+        ValueError: as for `pack`.
+    """
     _check_bits(n)
-    flat = np.ascontiguousarray(counts, dtype=np.uint8).reshape(-1)
-    if flat.size and int(flat.max()) >> n:
-        raise ValueError(f"a count of {int(flat.max())} does not fit in {n} bits")
+    prompts, size = len(counts), packed_size(counts.shape[1], counts.shape[2], n)
+    rows = np.ascontiguousarray(counts, dtype=np.uint8).reshape(prompts, -1)
+    if rows.size and int(rows.max()) >> n:
+        raise ValueError(f"a count of {int(rows.max())} does not fit in {n} bits")
     if n == 8:
-        return flat.tobytes()
+        return rows
     if n == 1:
-        return np.packbits(flat).tobytes()
+        return np.packbits(rows, axis=1)
     if n == 4:
-        return _pack_pairs(flat).tobytes()
-    if n == 2:
-        return _pack_within_bytes(flat, n).tobytes()
-    return _pack_across_bytes(flat, n).tobytes()
+        packed = _pack_pairs(_padded(rows, 2).reshape(-1))
+    else:
+        packed = _pack_across_bytes(_padded(rows, 8).reshape(-1), n)
+    found: Bytes = packed.reshape(prompts, -1)[:, :size]
+    return found
 
 
 def unpack(body: bytes, tokens: int, d: int, n: int) -> Counts:
@@ -40,22 +51,32 @@ def unpack(body: bytes, tokens: int, d: int, n: int) -> Counts:
         ValueError: where n is not 1 to 8, the length is not ceil(T d n / 8), or a padding bit is set.
     """
     _check_bits(n)
-    size, count = packed_size(tokens, d, n), tokens * d
+    size = packed_size(tokens, d, n)
     if len(body) != size:
         raise ValueError(f"{tokens} x {d} counts of {n} bits take {size} bytes, not {len(body)}")
-    padding = 8 * size - count * n
-    if padding and body[-1] & ((1 << padding) - 1):
+    found: Counts = unpack_each(np.frombuffer(body, dtype=np.uint8)[None], tokens, d, n)[0]
+    return found
+
+
+def unpack_each(bodies: Bytes, tokens: int, d: int, n: int) -> Counts:
+    """The counts (B, T, d) of packed bodies (B, ceil(T d n / 8)); the inverse of `pack_each`.
+
+    Raises:
+        ValueError: where a padding bit is set.
+    """
+    prompts, size = bodies.shape
+    padding = 8 * size - tokens * d * n
+    if padding and (bodies[:, -1] & ((1 << padding) - 1)).any():
         raise ValueError("a padding bit at the end is set")
-    packed = np.frombuffer(body, dtype=np.uint8)
     if n == 8:
-        flat = packed.copy()
+        rows = bodies.copy()
     elif n == 1:
-        flat = np.unpackbits(packed, count=count)
-    elif n in {2, 4}:
-        flat = _unpack_within_bytes(packed, n)[:count]
+        rows = np.unpackbits(bodies, axis=1)
+    elif n == 4:
+        rows = _unpack_pairs(np.ascontiguousarray(bodies).reshape(-1)).reshape(prompts, -1)
     else:
-        flat = _unpack_across_bytes(packed, n)[:count]
-    return flat.reshape(tokens, d)
+        rows = _unpack_across_bytes(_padded(bodies, n).reshape(-1), n).reshape(prompts, -1)
+    return rows[:, : tokens * d].reshape(prompts, tokens, d)
 
 
 def _check_bits(n: int) -> None:
@@ -63,48 +84,36 @@ def _check_bits(n: int) -> None:
         raise ValueError(f"n must be 1 to 8 bits, not {n}")
 
 
-def _padded(flat: Bytes, multiple: int) -> Bytes:
-    """`flat` with zeros added up to a multiple of `multiple` entries."""
-    short = -flat.size % multiple
-    return np.concatenate([flat, np.zeros(short, dtype=np.uint8)]) if short else flat
+def _padded(rows: Bytes, multiple: int) -> Bytes:
+    """Rows with zeros added up to a multiple of `multiple` entries each."""
+    short = -rows.shape[1] % multiple
+    return np.pad(rows, ((0, 0), (0, short))) if short else rows
 
 
 def _pack_pairs(flat: Bytes) -> Bytes:
     """Pack for n = 4, the common case: each pair is read as one little-endian word, without strides."""
-    pairs = _padded(flat, 2).view("<u2")
+    pairs = flat.view("<u2")
     return ((pairs << np.uint16(4)) | (pairs >> np.uint16(8))).astype(np.uint8)
 
 
-def _pack_within_bytes(flat: Bytes, n: int) -> Bytes:
-    """Pack for an n that divides 8: 8/n counts share one byte and none crosses a border."""
-    groups = _padded(flat, 8 // n).reshape(-1, 8 // n)
-    packed = np.zeros(len(groups), dtype=np.uint8)
-    for place in range(8 // n):
-        packed |= groups[:, place] << np.uint8(8 - n * (place + 1))
-    return packed
-
-
-def _unpack_within_bytes(packed: Bytes, n: int) -> Counts:
-    flat = np.empty((packed.size, 8 // n), dtype=np.uint8)
-    for place in range(8 // n):
-        flat[:, place] = (packed >> (8 - n * (place + 1))) & ((1 << n) - 1)
-    return flat.reshape(-1)
+def _unpack_pairs(packed: Bytes) -> Counts:
+    pairs = packed.astype("<u2")
+    return ((pairs >> np.uint16(4)) | ((pairs & np.uint16(15)) << np.uint16(8))).view(np.uint8)
 
 
 def _pack_across_bytes(flat: Bytes, n: int) -> Bytes:
     """Any n: eight counts are one big-endian integer of n bytes."""
-    groups = _padded(flat, 8).reshape(-1, 8)
+    groups = flat.reshape(-1, 8)
     words = np.zeros(len(groups), dtype=np.uint64)
     for place in range(8):
         words <<= np.uint64(n)
         words |= groups[:, place]
-    octets = words.astype(">u8").view(np.uint8).reshape(-1, 8)[:, 8 - n :]
-    return octets.reshape(-1)[: packed_size(1, flat.size, n)]
+    return words.astype(">u8").view(np.uint8).reshape(-1, 8)[:, 8 - n :].reshape(-1)
 
 
 def _unpack_across_bytes(packed: Bytes, n: int) -> Counts:
-    octets = np.zeros((-(-packed.size // n), 8), dtype=np.uint8)
-    octets[:, 8 - n :] = _padded(packed, n).reshape(-1, n)
+    octets = np.zeros((packed.size // n, 8), dtype=np.uint8)
+    octets[:, 8 - n :] = packed.reshape(-1, n)
     words = octets.reshape(-1).view(">u8").astype(np.uint64)
     flat = np.empty((words.size, 8), dtype=np.uint8)
     for place in range(7, -1, -1):

@@ -16,6 +16,8 @@ The checksum finds accidents, not attacks: who may send is the service's API tok
 import math
 import struct
 import zlib
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,8 +26,9 @@ from numpy.typing import NDArray
 
 from defenses.errors import UserError
 from defenses.pipeline.mechanism import MAX_RATIO
-from defenses.pipeline.packing import pack, packed_size, unpack
+from defenses.pipeline.packing import pack_each, packed_size, unpack, unpack_each
 
+Bytes = NDArray[np.uint8]
 Counts = NDArray[np.uint8]
 WireErrorCode = Literal["bad_magic", "wrong_version", "malformed", "truncated", "too_long", "bad_checksum"]
 
@@ -96,10 +99,42 @@ class WireMessage:
 
     def to_bytes(self) -> bytes:
         """The message's 32 + ceil(T d n / 8) bytes."""
+        return messages(self.n, self.a_over_c, self.projection_id, self.counts[None])
+
+    @property
+    def start(self) -> bytes:
+        """The header without its checksum."""
         project = bytes.fromhex(self.projection_id)
-        fields = _FIELDS.pack(MAGIC, VERSION, self.n, self.d, self.tokens, self.a_over_c, project)
-        body = pack(self.counts, self.n)
-        return b"".join([fields, _CHECKSUM.pack(zlib.crc32(body, zlib.crc32(fields))), body])
+        return _FIELDS.pack(MAGIC, VERSION, self.n, self.d, self.tokens, self.a_over_c, project)
+
+
+def messages(n: int, a_over_c: float, projection_id: str, counts: Counts) -> bytes:
+    """The messages of B >= 1 prompts of one length, one after another; arguments as for `WireMessage`.
+
+    Args:
+        n: As there.
+        a_over_c: As there.
+        projection_id: As there.
+        counts: K, shape (B, T, d).
+
+    Raises:
+        ValueError: where a field does not fit the format.
+    """
+    start = WireMessage(n, a_over_c, projection_id, counts[0]).start
+    bodies = pack_each(counts, n)
+    found = np.empty((len(bodies), HEADER_SIZE + bodies.shape[1]), dtype=np.uint8)
+    found[:, : len(start)] = np.frombuffer(start, dtype=np.uint8)
+    found[:, HEADER_SIZE:] = bodies
+    found[:, len(start) : HEADER_SIZE] = _checksums(start, bodies)
+    return found.tobytes()
+
+
+def _checksums(start: bytes, bodies: Bytes) -> Bytes:
+    """The CRC-32 of each message: a common start and its own body (B, L); shape (B, 4)."""
+    begun, size = zlib.crc32(start), bodies.shape[1]
+    whole = memoryview(bodies.tobytes())
+    sums = [zlib.crc32(whole[at : at + size], begun) for at in range(0, len(whole), size)]
+    return np.array(sums, dtype="<u4").view(np.uint8).reshape(-1, 4)
 
 
 def message_size(tokens: int, d: int, n: int) -> int:
@@ -133,6 +168,24 @@ def parse(data: bytes, limits: WireLimits | None = None) -> WireMessage:
     except ValueError as error:
         raise WireError("malformed", f"the message's body is malformed: {error}") from error
     return WireMessage(n=n, a_over_c=a_over_c, projection_id=project.hex(), counts=counts)
+
+
+def parse_each(bodies: Sequence[bytes], limits: WireLimits | None = None) -> Counts:
+    """The counts K of B >= 1 messages of prompts of one length, (B, T, d): as `parse` reads each, and faster.
+
+    Raises:
+        WireError: as `parse`, for the first message that is none.
+        ValueError: the prompts have different lengths.
+    """
+    first = parse(bodies[0], limits)
+    start, length = first.start, len(bodies[0])
+    if all(len(body) == length and body.startswith(start) for body in bodies):
+        found = np.frombuffer(b"".join(bodies), dtype=np.uint8).reshape(len(bodies), length)
+        packed = np.ascontiguousarray(found[:, HEADER_SIZE:])
+        if np.array_equal(found[:, len(start) : HEADER_SIZE], _checksums(start, packed)):
+            with suppress(ValueError):
+                return unpack_each(packed, first.tokens, first.d, first.n)
+    return np.stack([parse(body, limits).counts for body in bodies])
 
 
 def _check_start(data: bytes) -> None:

@@ -20,8 +20,8 @@ def traffic(noise: float, prompts: int, seed: int) -> tuple[np.ndarray, np.ndarr
 def shortlist(likelihood: np.ndarray, base: np.ndarray, size: int = 30) -> Shortlist:
     """The best tokens of every position under a public law, one prompt at a time."""
     log_prior = np.log(base).astype(np.float32)
-    rows = (likelihood + log_prior).astype(np.float32).reshape(-1, LENGTH, V)
-    return Shortlist.of(iter(rows), log_prior, size)
+    prompts = likelihood.astype(np.float32).reshape(-1, LENGTH, V)
+    return Shortlist.joined([Shortlist.of(one, log_prior, size) for one in prompts])
 
 
 def success(found: Shortlist, weights: np.ndarray, tokens: np.ndarray) -> float:

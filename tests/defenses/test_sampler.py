@@ -24,7 +24,7 @@ def drawn_law(sampler: TableSampler, code: int) -> np.ndarray:
     """The law that the table and its inversion draw from, by adding up cells one at a time: shape (u + 1,)."""
     u, row = sampler.quantizer.trials, code % 256
     guide = sampler._guide.reshape(256, CELLS)[row]
-    points = sampler._steps.reshape(256, u)[row] - (np.uint64(row) << np.uint64(POINT_BITS))
+    points = sampler._steps.reshape(256, u)[row]
     steps = np.concatenate([[0.0], points.astype(float) * 2.0 ** (12 - POINT_BITS), [float(CELLS)]])
     mark = 255 if sampler.quantizer.n < 8 or code < 0 else 0
     whole = guide != mark
@@ -121,7 +121,7 @@ def test_inversion_is_a_search_in_the_distribution(n: int) -> None:
     sampler = TableSampler(Quantizer(n=n, d=1, clip=1.0, a_over_c=1.2))
     u = 2**n - 1
     for code in (-127, -5, 0, 127):
-        steps = sampler._steps.reshape(256, u)[code % 256] - (np.uint64(code % 256) << np.uint64(POINT_BITS))
+        steps = sampler._steps.reshape(256, u)[code % 256]
         top = 2**POINT_BITS - 1
         points = np.concatenate([seeded_rng(1).integers(0, top, 50, dtype=np.uint64), steps[steps < top - 1]])
         points = np.append(points, np.array([0, top - 1], dtype=np.uint64))
