@@ -132,7 +132,7 @@ def messages(n: int, a_over_c: float, projection_id: str, counts: Counts) -> byt
 def _checksums(start: bytes, bodies: Bytes) -> Bytes:
     """The CRC-32 of each message: a common start and its own body (B, L); shape (B, 4)."""
     begun, size = zlib.crc32(start), bodies.shape[1]
-    whole = memoryview(bodies.tobytes())
+    whole = np.ascontiguousarray(bodies).reshape(-1).data
     sums = [zlib.crc32(whole[at : at + size], begun) for at in range(0, len(whole), size)]
     return np.array(sums, dtype="<u4").view(np.uint8).reshape(-1, 4)
 

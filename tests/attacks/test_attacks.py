@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy.stats import binom
+from threadpoolctl import threadpool_limits
 
 from attacks.adversaries.cosine import Cosine
 from attacks.adversaries.hmm import Hmm
@@ -11,8 +12,9 @@ from attacks.adversaries.latent_ml import LatentMl
 from attacks.adversaries.posterior import Posterior, PosteriorOptions
 from attacks.adversaries.prior import Prior
 from attacks.adversaries.resend import Resend, ResendOptions
-from attacks.base import TOP, Attack, Guess, attacks, ranked
+from attacks.base import TOP, Attack, Guess, attacks, ranked, ranked_and_summed
 from attacks.ngrams import Unigram
+from attacks.parallel import side_by_side
 from defenses.base import Assets, LikelihoodUnavailable, Unavailable
 from defenses.baselines.identity import Identity, IdentityConfig
 from defenses.pipeline.defense import Del, DelConfig
@@ -175,6 +177,29 @@ def test_ranked_sorts_the_best(width: int) -> None:
         np.testing.assert_array_equal(values, -np.sort(-scores, axis=-1)[:, :k])
     best, _ = ranked(scores.reshape(5, 1, width), 3)
     assert best.shape == (5, 1, 3)
+
+
+@pytest.mark.parametrize("spread", [0.01, 3.0, 200.0])
+@pytest.mark.parametrize("width", [300, 20_000])
+def test_ranked_and_summed_adds_every_column(spread: float, width: int) -> None:
+    """Against a full sort and a sum in float64, for rows where all columns matter and rows where a few do."""
+    scores = (spread * np.random.default_rng(0).normal(size=(6, width))).astype(np.float32)
+    scores[1] *= 0.001  # one flat row among others
+    exact = np.exp((scores - scores.max(axis=1, keepdims=True)).astype(np.float64)).sum(axis=1)
+    expected = ranked(scores, 8)
+    best, values, total = ranked_and_summed(scores.copy(), 8)
+    np.testing.assert_array_equal(best, expected[0])
+    np.testing.assert_array_equal(values, expected[1])
+    np.testing.assert_allclose(total, exact, rtol=1e-5)
+
+
+def test_work_side_by_side_keeps_its_order_and_its_errors() -> None:
+    """If this failed, prompts would be given each other's guesses, or a thread's error would be lost."""
+    with threadpool_limits(4, user_api="blas"):
+        assert side_by_side(lambda number: number * number, list(range(20))) == [n * n for n in range(20)]
+        with pytest.raises(ZeroDivisionError):
+            side_by_side(lambda number: 1 / number, [2, 1, 0])
+    assert side_by_side(str, []) == []
 
 
 def test_a_guess_knows_its_ranks() -> None:

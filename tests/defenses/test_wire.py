@@ -10,7 +10,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from defenses.errors import UserError
-from defenses.pipeline.wire import HEADER_SIZE, WireError, WireLimits, WireMessage, message_size, parse
+from defenses.pipeline.wire import (
+    HEADER_SIZE,
+    WireError,
+    WireLimits,
+    WireMessage,
+    message_size,
+    messages,
+    parse,
+    parse_each,
+)
 from defenses.randomness import seeded_rng
 
 IDENTITY = "0123456789abcdef"
@@ -54,6 +63,29 @@ def test_round_trip(n: int, tokens: int, d: int, a_over_c: float, seed: int) -> 
     back = parse(data)
     assert (back.n, back.a_over_c, back.projection_id) == (n, a_over_c, IDENTITY)
     assert np.array_equal(back.counts, message.counts)
+
+
+@given(n=st.integers(1, 8), prompts=st.integers(1, 4), tokens=st.integers(1, 9), d=st.integers(1, 20))
+def test_many_prompts_are_the_messages_of_each(n: int, prompts: int, tokens: int, d: int) -> None:
+    """If this failed, a view of many prompts would not carry what a client sends for each of them."""
+    counts = seeded_rng(n, prompts, tokens, d).integers(0, 2**n, (prompts, tokens, d)).astype(np.uint8)
+    bodies = [WireMessage(n, 1.5, IDENTITY, one).to_bytes() for one in counts]
+    assert messages(n, 1.5, IDENTITY, counts) == b"".join(bodies)
+    assert np.array_equal(parse_each(bodies), counts)
+
+
+def test_one_bad_message_among_many_is_named_as_it_would_be_alone() -> None:
+    """If this failed, reading many at once would accept what `parse` refuses."""
+    good, other = make().to_bytes(), make(a_over_c=2.0, seed=1)
+    damaged = bytes([*good[:-1], good[-1] ^ 1])
+    for bad, code in ((damaged, "bad_checksum"), (good[:-1], "truncated"), (b"x" + good[1:], "bad_magic")):
+        with pytest.raises(WireError) as caught:
+            parse_each([good, bad])
+        assert caught.value.code == code
+    padded = with_header(good, len(good) - 1, bytes([good[-1] | 0x0F]))
+    with pytest.raises(WireError, match="padding"):
+        parse_each([good, padded])
+    assert np.array_equal(parse_each([good, other.to_bytes()])[1], other.counts)  # headers may differ
 
 
 def test_the_layout_is_the_documented_one() -> None:
