@@ -40,6 +40,7 @@ PURPOSES = {
     "scikit-learn": "trained distinguishers, attribute inference",
     "scipy": "laws, root search, linear programs",
     "sentence-transformers": "sentence embeddings behind coherence",
+    "threadpoolctl": "prompts attacked side by side, a core for each",
     "tokenizers": "the client's tokenizer",
     "torch": "the frozen LLM, training",
     "tqdm": "progress",
