@@ -1,8 +1,12 @@
 """Fixtures that every package's tests share: a tiny random LLM with a real tokenizer, made without disk or network."""
 
 import os
-from collections.abc import Callable
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any Hugging Face library is imported
 
@@ -83,3 +87,42 @@ def token_windows() -> np.ndarray:
     """Windows of public 'text', (64, 24), with a skewed token distribution."""
     rng = np.random.default_rng(3)
     return np.minimum(rng.geometric(0.03, (64, 24)), 255).astype(np.int64)
+
+
+@pytest.fixture(scope="session")
+def model_folder(llm: LLM, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny LLM as a local Hugging Face folder."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    llm.model.save_pretrained(folder)
+    llm.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command said, and its exit code."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Said]]:
+    """`here(ARGUMENT, ..., cwd=FOLDER)` runs the command in this process: a mistake needs no import of torch anew."""
+    from audit.cli.main import main
+
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments: object, cwd: Path | None = None) -> Said:
+        if cwd is not None:
+            monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", ["delaudit", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capfd.readouterr()
+        return Said(int(ended.value.code or 0), out, err)
+
+    yield run
+    signal.signal(signal.SIGTERM, handler)

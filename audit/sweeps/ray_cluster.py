@@ -179,7 +179,8 @@ class RayCluster:
         missing = wanted - len(self._actors) - len(self._coming)
         # A lost node is counted as room for a while, and an actor that was asked for then would wait for it for ever.
         self._dismiss(min(-missing, len(self._coming)))
-        if missing > 0:
+        # Where workers do not come up on some node, those that did go on without them.
+        if missing > 0 and (self._failures < ATTEMPTS or not (self._actors or self._coming)):
             kind = self._ray.remote(num_cpus=self._threads, num_gpus=self._gpus, max_restarts=0)(Actor)
             for _ in range(missing):
                 actor = kind.remote(self._plan, str(Path.cwd()), self._threads)
@@ -196,7 +197,7 @@ class RayCluster:
             self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
             self._failures += 1
-            if self._failures >= ATTEMPTS and not self._actors:
+            if self._failures >= ATTEMPTS and not (self._actors or self._coming):
                 told = (str(error).strip().splitlines() or [type(error).__name__])[-1]
                 raise UserError(f"--ray: no worker comes up on the cluster: {told}") from error
             return

@@ -1,9 +1,5 @@
 """A whole experiment on disk, tiny: model, projections, prompt and sentence encoder, all made here."""
 
-import signal
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +9,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
-from audit.cli.main import main
 from defenses.models.llm import LLM, load_llm
 from defenses.pipeline.projection import save_projection, weighted_pca
 from defenses.pipeline.prompt_training import save_prompt
-
-
-@pytest.fixture(scope="session")
-def model_folder(llm: LLM, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny LLM as a local Hugging Face folder."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    llm.model.save_pretrained(folder)
-    llm.tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -69,30 +55,3 @@ def tiny_experiment(model_folder: Path, encoder_folder: Path, store: Path) -> di
             {"defense": "del", "projection": ["d16"], "parameters": {"n": [4], "mu": [2, 200]}},
         ],
     }
-
-
-@dataclass(frozen=True)
-class Said:
-    """What a command said, and its exit code."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Said]]:
-    """`here(ARGUMENT, ..., cwd=FOLDER)` runs the command in this process: a mistake needs no import of torch anew."""
-    handler = signal.getsignal(signal.SIGTERM)
-
-    def run(*arguments: str, cwd: Path) -> Said:
-        monkeypatch.chdir(cwd)
-        monkeypatch.setattr(sys, "argv", ["delaudit", *arguments])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capfd.readouterr()
-        return Said(int(ended.value.code or 0), out, err)
-
-    yield run
-    signal.signal(signal.SIGTERM, handler)

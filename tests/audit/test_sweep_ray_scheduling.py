@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import audit.sweeps.ray_cluster as module
+from audit.sweeps.local import ATTEMPTS
 from audit.sweeps.outcome import Outcome
 from audit.sweeps.plan import Plan, parse_plan
 from audit.sweeps.ray_cluster import RayCluster
@@ -79,11 +80,11 @@ class Cluster:
         return reference
 
     def wait(self, references: list[object], **_: Any) -> tuple[list[object], list[object]]:
-        """The first answer, of those that ever come."""
+        """One answer of those that ever come; that of a new actor before that of a task."""
         self.waits += 1
         assert self.waits < 100, "it waits for ever"
         there = [one for one in references if self.calls[one][0].place is not None]
-        return there[:1], [one for one in references if one not in there[:1]]
+        return there[-1:], [one for one in references if one not in there[-1:]]
 
     def get(self, reference: object) -> Any:
         """An answer."""
@@ -133,6 +134,13 @@ def test_a_cluster_where_no_worker_comes_up_is_one_line(tmp_path: Path, monkeypa
     cluster = Cluster(said=1, places=["broken"] * 10)
     with pytest.raises(UserError, match="no worker comes up on the cluster: No module named 'delaudit'"):
         list(_executor(cluster, tmp_path, monkeypatch).execute([0]))
+
+
+def test_a_node_where_no_worker_comes_up_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If this failed, one bad node would be asked for a worker anew for as long as the sweep lasts."""
+    cluster = Cluster(said=2, places=["node", *["broken"] * 40])
+    assert len(list(_executor(cluster, tmp_path, monkeypatch).execute(list(range(20))))) == 20
+    assert len(cluster.actors) <= 1 + 2 * ATTEMPTS  # a worker that comes gives the others another chance
 
 
 def test_a_cluster_without_room_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

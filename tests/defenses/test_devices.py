@@ -16,18 +16,9 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CU
 
 
 @pytest.fixture(scope="module")
-def folder(llm: LLM, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny LLM on disk, in float32."""
-    place = tmp_path_factory.mktemp("model") / "tiny"
-    llm.model.save_pretrained(place)
-    llm.tokenizer.save_pretrained(place)
-    return place
-
-
-@pytest.fixture(scope="module")
-def plain(folder: Path) -> LLM:
+def plain(model_folder: Path) -> LLM:
     """On the CPU in float32, what all others are held against."""
-    return load_llm(str(folder), device="cpu", dtype="float32")
+    return load_llm(str(model_folder), device="cpu", dtype="float32")
 
 
 def nll(llm: LLM) -> np.ndarray:
@@ -49,24 +40,24 @@ def check(found: LLM, plain: LLM) -> None:
     assert abs(gaps.mean()) < MEAN_NLL
 
 
-def test_a_model_in_bfloat16_takes_the_same_artifacts(folder: Path, plain: LLM) -> None:
+def test_a_model_in_bfloat16_takes_the_same_artifacts(model_folder: Path, plain: LLM) -> None:
     """If this failed, a GPU would refuse every projection that was trained on a CPU, or read another table."""
-    found = load_llm(str(folder), device="cpu", dtype="bfloat16")
+    found = load_llm(str(model_folder), device="cpu", dtype="bfloat16")
     assert found.model.dtype == torch.bfloat16
     check(found, plain)
 
 
 @needs_gpu
-def test_the_gpu_takes_the_same_artifacts(folder: Path, plain: LLM) -> None:
+def test_the_gpu_takes_the_same_artifacts(model_folder: Path, plain: LLM) -> None:
     """The same on CUDA, whose default is bfloat16."""
-    found = load_llm(str(folder), device="cuda")
+    found = load_llm(str(model_folder), device="cuda")
     assert found.model.dtype == torch.bfloat16
     check(found, plain)
 
 
 @pytest.mark.parametrize("on_disk", [("model.layers.3", "model.layers.4"), ("model.embed_tokens", "lm_head")])
 def test_a_map_over_devices_gives_the_same(
-    folder: Path, plain: LLM, on_disk: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    model_folder: Path, plain: LLM, on_disk: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If this failed, a model that is too large for one device would answer otherwise than on one.
 
@@ -80,7 +71,7 @@ def test_a_map_over_devices_gives_the_same(
         *(f"model.layers.{n}" for n in range(5)),
     ]
     monkeypatch.setattr(defenses.models.llm, "SPREAD", {name: "disk" if name in on_disk else "cpu" for name in parts})
-    found = load_llm(str(folder), device="map", dtype="float32")
+    found = load_llm(str(model_folder), device="map", dtype="float32")
     assert {name for name, place in found.model.hf_device_map.items() if place == "disk"} == set(on_disk)
     check(found, plain)
 
@@ -89,8 +80,8 @@ def test_a_map_over_devices_gives_the_same(
     ("device", "dtype", "words"),
     [("abacus", None, "device abacus"), ("cuda:99", None, "device cuda:99"), ("cpu", "int1", "dtype int1")],
 )
-def test_what_is_not_there_is_one_line(folder: Path, device: str, dtype: str | None, words: str) -> None:
+def test_what_is_not_there_is_one_line(model_folder: Path, device: str, dtype: str | None, words: str) -> None:
     """If this failed, a slip in a device's name would be a traceback, or the CPU."""
     with pytest.raises(UserError, match=words) as caught:
-        load_llm(str(folder), device=device, dtype=dtype)
+        load_llm(str(model_folder), device=device, dtype=dtype)
     assert "\n" not in str(caught.value)

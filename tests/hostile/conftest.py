@@ -1,15 +1,12 @@
 """What the tests of hostile input share: the command line in this process, and a model that is there to be abused."""
 
 import json
-import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from audit.cli.main import main
 from defenses.models.llm import LLM
 
 CANARY = "DELAUDIT_CANARY"
@@ -41,29 +38,20 @@ def alone(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.fixture
-def delaudit(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Answer]]:
+def delaudit(here: Callable[..., Any]) -> Callable[..., Answer]:
     """Run the program's entry point in this process."""
-    before = signal.getsignal(signal.SIGTERM)
 
     def run(*arguments: object) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["delaudit", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capfd.readouterr()
-        return Answer(int(ended.value.code or 0), out, err)
+        said = here(*arguments)
+        return Answer(said.returncode, said.stdout, said.stderr)
 
-    yield run
-    signal.signal(signal.SIGTERM, before)
+    return run
 
 
 @pytest.fixture(scope="session")
-def model(llm: LLM, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(model_folder: Path) -> Path:
     """The tiny Llama as a folder."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    llm.model.save_pretrained(folder)
-    llm.tokenizer.save_pretrained(folder)
-    return folder
+    return model_folder
 
 
 @pytest.fixture(scope="session")
