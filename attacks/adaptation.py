@@ -9,20 +9,18 @@ would confirm itself, and posteriors would be too sure. How much the public text
 chosen by the probability that the other folds give to each view, which needs no labels.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
-from attacks.base import ranked_and_summed
+from attacks.parallel import side_by_side
+from attacks.ranking import Scan
 from defenses.base import Float32, Tokens
 
 Float64 = NDArray[np.float64]
-
-_ROWS = 16  # positions at a time: their likelihoods then stay in a cache from one pass to the next
 
 _FAINT = 1e-12  # a posterior that no other law of the tokens could make matter
 
@@ -48,18 +46,12 @@ class Shortlist:
     rest: Float64
 
     @classmethod
-    def of(cls, likelihood: Float32, log_prior: Float32, size: int = SHORTLIST) -> Self:
-        """From log likelihoods (T, V) and the public prior (V,); the likelihoods are used as working memory."""
-        parts = [cls._of_few(likelihood[at : at + _ROWS], log_prior, size) for at in range(0, len(likelihood), _ROWS)]
-        return cls.joined(parts)
-
-    @classmethod
-    def _of_few(cls, rows: Float32, log_prior: Float32, size: int) -> Self:
-        rows += log_prior
-        best, values, total = ranked_and_summed(rows, size)
-        joint = np.exp((values - values[:, :1]).astype(np.float64))
+    def of(cls, found: Scan, log_prior: Float32) -> Self:
+        """From a scan of log likelihoods to which the public prior (V,) was added."""
+        best, values = found.best()
+        joint = np.exp(values.astype(np.float64) - found.peak[:, None])
         likelihood = joint / np.exp(log_prior[best].astype(np.float64))
-        return cls(best, likelihood, np.maximum(total - joint.sum(axis=1), 0.0))
+        return cls(best, likelihood, np.maximum(found.total - joint.sum(axis=1), 0.0))
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
@@ -115,51 +107,69 @@ def public(shortlist: Shortlist, base: Float64) -> Adapted:
     return _judged(shortlist, base[None], fold, np.ones(1), np.inf)
 
 
-def _fits(shortlist: Shortlist, base: Float64, fold: NDArray[np.int64]) -> Iterator[Adapted]:
+def _fits(shortlist: Shortlist, base: Float64, fold: NDArray[np.int64]) -> list[Adapted]:
     """Each fold under the frequencies of the others, for every strength."""
-    tokens, likelihood = _candidates(shortlist, base)
-    others = [fold != own for own in range(FOLDS)]
-    found = [_frequencies(likelihood[mine], shortlist.rest[mine], base[tokens]) for mine in others]
-    for number, strength in enumerate(STRENGTHS):
+    candidates = _Candidates.of(shortlist, base)
+
+    def others(own: int) -> tuple[Float64, Float64]:
+        return candidates.frequencies(base[candidates.tokens], fold, own)
+
+    found = side_by_side(others, range(FOLDS))
+
+    def judged(number: int) -> Adapted:
         shares = np.array([share[number] for _, share in found])
         laws = shares[:, None] * base  # of tokens that are on nobody's list
-        laws[:, tokens] = [law[:, number] for law, _ in found]
-        yield _judged(shortlist, laws, fold, shares, strength)
+        laws[:, candidates.tokens] = [law[:, number] for law, _ in found]
+        return _judged(shortlist, laws, fold, shares, STRENGTHS[number])
+
+    return side_by_side(judged, range(len(STRENGTHS)))
 
 
-def _candidates(shortlist: Shortlist, base: Float64) -> tuple[Tokens, sparse.csr_array]:
-    """The distinct tokens (U,) that may matter at some position, and their likelihoods there, (n, U).
+@dataclass(frozen=True, eq=False)
+class _Candidates:
+    """What may matter at n positions, U distinct tokens in all. Where noise is low, one or two of each position.
 
-    Where noise is low these are one or two tokens of each position.
+    Attributes:
+        tokens: The distinct ones, (U,).
+        starts: Where each position begins in the next two, (n + 1,).
+        places: Candidates of one position after another, as places in `tokens`, (N,).
+        likelihood: Theirs, (N,).
+        rest: As in Shortlist, (n,).
     """
-    joint = shortlist.likelihood * base[shortlist.tokens]
-    total = joint.sum(axis=1) + shortlist.rest
-    at = np.nonzero(joint > _FAINT * total[:, None])
-    tokens, which = np.unique(shortlist.tokens[at], return_inverse=True)
-    shape = (shortlist.positions, len(tokens))
-    return tokens, sparse.csr_array((shortlist.likelihood[at], (at[0], which)), shape=shape)
 
+    tokens: Tokens
+    starts: NDArray[np.int64]
+    places: NDArray[np.int64]
+    likelihood: Float64
+    rest: Float64
 
-def _frequencies(likelihood: sparse.csr_array, rest: Float64, known: Float64) -> tuple[Float64, Float64]:
-    """The most probable laws of a token given some views and Dirichlet priors of each strength around `known`.
+    @classmethod
+    def of(cls, shortlist: Shortlist, base: Float64) -> Self:
+        joint = shortlist.likelihood * base[shortlist.tokens]
+        matters = joint > _FAINT * (joint.sum(axis=1) + shortlist.rest)[:, None]
+        starts = np.concatenate([[0], np.cumsum(matters.sum(axis=1))])
+        listed = shortlist.tokens[matters]
+        seen = np.zeros(len(base), dtype=bool)
+        seen[listed] = True
+        places = np.cumsum(seen) - 1
+        return cls(np.flatnonzero(seen), starts, places[listed], shortlist.likelihood[matters], shortlist.rest)
 
-    Args:
-        likelihood: Of candidates at m positions, (m, U).
-        rest: As in Shortlist, (m,).
-        known: The public frequencies of the candidates, (U,).
+    def frequencies(self, known: Float64, fold: NDArray[np.int64], own: int) -> tuple[Float64, Float64]:
+        """The most probable laws of a token given the other folds' views, and Dirichlet priors around `known`.
 
-    Returns:
-        The candidates' laws (U, S), and the factor on the public frequency of any other token, (S,).
-    """
-    strength, views = np.array(STRENGTHS), likelihood.T.tocsr()
-    law, share = np.repeat(known[:, None], len(STRENGTHS), axis=1), np.ones(len(STRENGTHS))
-    for _ in range(ITERATIONS):
-        others = rest[:, None] * share
-        total = likelihood @ law + others
-        counts = law * (views @ (1.0 / total))
-        share = (strength + (others / total).sum(axis=0)) / (len(rest) + strength)
-        law = counts / (len(rest) + strength) + share * known[:, None]
-    return law, share
+        Args:
+            known: The public frequencies of the candidates, (U,).
+            fold: Of each position, (n,).
+            own: The fold that is left out.
+
+        Returns:
+            The candidates' laws (U, S), one for each strength, and the factor on any other token's frequency, (S,).
+        """
+        from attacks.kernels import fit_laws  # noqa: PLC0415 - numba, where it is needed
+
+        views = self.starts, self.places, self.likelihood, self.rest
+        found: tuple[Float64, Float64] = fit_laws(*views, fold, own, known, STRENGTHS, ITERATIONS)
+        return found
 
 
 def _judged(shortlist: Shortlist, laws: Float64, fold: NDArray[np.int64], shares: Float64, strength: float) -> Adapted:

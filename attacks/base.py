@@ -4,7 +4,6 @@ Two kinds of target share one interface. A token adversary ranks tokens for ever
 adversary ranks classes for every prompt. Both learn from views that they made themselves, of public text.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -183,78 +182,6 @@ class Attack(ABC):
         Raises:
             Unavailable: the defence lacks what the adversary needs, such as a likelihood.
         """
-
-
-_DEEPEST = np.float32(-60.0)  # a term below it is as nothing, and exp would take five times as long for it
-_NEGLIGIBLE = 30.0  # nats: a whole vocabulary so far below the best is lost in float32
-
-
-def ranked(scores: Float32, k: int = TOP) -> tuple[Tokens, Float32]:
-    """The k best columns of scores (..., V), best first: candidates and their scores, (..., k).
-
-    Long rows are cut into groups first. The k best entries lie in the k groups with the largest maxima, so that all
-    other groups are passed over: several times faster than to partition whole rows.
-    """
-    rows = scores.reshape(-1, scores.shape[-1])
-    k = min(k, rows.shape[1])
-    columns, values, _ = _promising(rows, k)
-    best, values = _best(columns, values, k)
-    return best.reshape(*scores.shape[:-1], k), values.reshape(*scores.shape[:-1], k)
-
-
-def ranked_and_summed(rows: Float32, k: int = TOP) -> tuple[Tokens, Float32, Float32]:
-    """As `ranked` for rows (R, V), and the sum of exp(score - best score) over all columns of each row, (R,).
-
-    Sums are right to float32. Where all groups that were passed over lie far below the best, they add nothing and are
-    not read again. `rows` is used as working memory.
-    """
-    k = min(k, rows.shape[1])
-    columns, values, passed_over = _promising(rows, k)
-    best, top = _best(columns, values, k)
-    peak = top[:, :1]
-    flat = passed_over > peak[:, 0] - _NEGLIGIBLE
-    total = _exponentials(values, peak)
-    if flat.all():
-        total = _exponentials(rows, peak)
-    elif flat.any():
-        total[flat] = _exponentials(rows[flat], peak[flat])
-    return best, top, total
-
-
-def _exponentials(rows: Float32, peak: Float32) -> Float32:
-    """The sum of exp(rows - peak), (R,); overwrites the rows."""
-    rows -= peak
-    np.maximum(rows, _DEEPEST, out=rows)
-    total: Float32 = np.exp(rows, out=rows).sum(axis=1)
-    return total
-
-
-def _best(columns: Tokens, values: Float32, k: int) -> tuple[Tokens, Float32]:
-    """The k best of these columns (R, C) by their values, best first."""
-    best = np.argpartition(values, -k, axis=-1)[:, -k:]
-    columns, values = np.take_along_axis(columns, best, axis=-1), np.take_along_axis(values, best, axis=-1)
-    order = np.argsort(-values, axis=-1, kind="stable")
-    return np.take_along_axis(columns, order, axis=-1), np.take_along_axis(values, order, axis=-1)
-
-
-def _promising(rows: Float32, k: int) -> tuple[Tokens, Float32, Float32]:
-    """Columns of rows (R, V) that hold the k best, their values, and what no other column of the row is above, (R,).
-
-    Group g holds the columns g, g + groups, g + 2 groups, ...; the few columns beyond are always looked at.
-    """
-    size = math.isqrt(rows.shape[1] // k)  # of a group: as many maxima to compare as entries that are left to look at
-    if size < 4:
-        every = np.broadcast_to(np.arange(rows.shape[1]), rows.shape)
-        return every, rows.copy(), np.full(len(rows), -np.inf, dtype=np.float32)
-    count, width = rows.shape
-    groups = width // size
-    maxima = rows[:, : groups * size].reshape(count, size, groups).max(axis=1)
-    chosen = np.argpartition(maxima, -k, axis=-1)[:, -k:]
-    columns = (chosen[:, :, None] + groups * np.arange(size)).reshape(count, -1)
-    beyond = np.broadcast_to(np.arange(groups * size, width), (count, width - groups * size))
-    columns = np.concatenate([columns, beyond], axis=1)
-    least = np.take_along_axis(maxima, chosen, axis=-1).min(axis=-1)
-    return columns, np.take_along_axis(rows, columns, axis=-1), least
 
 
 def attacks() -> dict[str, Any]:

@@ -6,9 +6,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from attacks.adaptation import SHORTLIST, Adapted, Shortlist, adapt, public
-from attacks.base import Guess, ranked
+from attacks.base import Guess
 from attacks.ngrams import Unigram
 from attacks.parallel import side_by_side, threads
+from attacks.ranking import ROWS, Scan, scanned, scanned_product
 from defenses.base import Defense, Float32, Tokens, View
 
 _Result = TypeVar("_Result")
@@ -33,19 +34,43 @@ def likelihoods(defense: Defense[Any], view: View, sends: int = 1) -> Iterator[F
 
 
 def over_positions(
-    defense: Defense[Any], view: View, work: Callable[[Float32], _Result], sends: int = 1
+    defense: Defense[Any],
+    view: View,
+    k: int,
+    work: Callable[[Scan], _Result],
+    log_prior: Float32 | None = None,
+    *,
+    sends: int = 1,
+    summed: bool = True,
 ) -> list[_Result]:
-    """The work on the log P(view | token) of some prompts' positions, (n, V), which it may overwrite; then of the next.
+    """What is made of the k tokens with the largest log P(view | token) + log prior, for the positions of some prompts.
 
-    Several prompts at a time, as many as fit in a likelihood of 64 MiB: a matrix library needs many rows to be fast. On
-    several cores these groups are worked on side by side.
+    Several prompts at a time: a matrix library needs many rows to be fast. On several cores these groups are worked on
+    side by side. Where the likelihood is a product of matrices it is never stored whole; else it takes up to 64 MiB.
+
+    Args:
+        defense: Whose law it is.
+        view: As in `likelihoods`.
+        k: Tokens a position.
+        work: What to make of a scan, whose rows are positions.
+        log_prior: Of each token, (V,); none is flat.
+        sends: As in `likelihoods`.
+        summed: Also sum over all tokens.
 
     Raises:
         LikelihoodUnavailable: as for `likelihoods`.
         ValueError: as for `likelihoods`.
     """
-    prompts = min(_CELLS // (view.shape[1] * defense.assets.vocabulary), view.shape[0] // sends // threads())
-    return side_by_side(lambda views: work(_likelihood(defense, views)), _groups(view, sends, max(1, prompts)))
+    rows = ROWS if defense.is_product() else _CELLS // defense.assets.vocabulary
+    prompts = max(1, min(rows // view.shape[1], view.shape[0] // sends // threads()))
+
+    def scan(views: list[View]) -> _Result:
+        factors = _factors(defense, views)
+        if factors is None:
+            return work(scanned(_likelihood(defense, views), k, log_prior, summed=summed))
+        return work(scanned_product(*factors, k, log_prior, summed=summed))
+
+    return side_by_side(scan, _groups(view, sends, prompts))
 
 
 def _groups(view: View, sends: int, prompts: int) -> list[list[View]]:
@@ -58,6 +83,15 @@ def _groups(view: View, sends: int, prompts: int) -> list[list[View]]:
     return [[View(b"".join(part[k::sends]), (len(part[k::sends]), shape)) for k in range(sends)] for part in parts]
 
 
+def _factors(defense: Defense[Any], views: list[View]) -> tuple[Float32, Float32] | None:
+    """What gives `_likelihood` when it is multiplied, (n, D) and (D, V); None where it is no product."""
+    found = [defense.likelihood_factors(view) for view in views] if defense.is_product() else [None]
+    first = found[0]
+    if first is None:
+        return None
+    return np.sum([one[0] for one in found if one], axis=0, dtype=np.float32), first[1]
+
+
 def _likelihood(defense: Defense[Any], views: list[View]) -> Float32:
     """Log P(views | token) of the positions of some prompts, (n, V)."""
     total: Float32 = defense.log_likelihood(views[0])
@@ -67,16 +101,10 @@ def _likelihood(defense: Defense[Any], views: list[View]) -> Float32:
 
 
 def posterior(logits: Float32, keep: int) -> tuple[Tokens, Float32]:
-    """The `keep` most probable tokens of each row of joint log probabilities (T, V), and their log posteriors.
-
-    `logits` is used as working memory.
-    """
-    candidates, scores = ranked(logits, keep)
-    peak = scores[:, :1].copy()
-    logits -= peak
-    np.exp(logits, out=logits)
-    total = logits.sum(axis=-1, keepdims=True)
-    return candidates, scores - (peak + np.log(total))
+    """The `keep` most probable tokens of each row of joint log probabilities (T, V), and their log posteriors."""
+    found = scanned(logits, keep)
+    candidates, scores = found.best()
+    return candidates, scores - (found.peak + np.log(found.total)).astype(np.float32)[:, None]
 
 
 def adapted(
@@ -103,17 +131,19 @@ def adapted(
     """
     log_prior = prior.log_probability
 
-    def shortlist(likelihood: Float32) -> Shortlist:
-        return Shortlist.of(likelihood, log_prior, size)
+    def shortlist(scan: Scan) -> Shortlist:
+        return Shortlist.of(scan, log_prior)
 
-    found = Shortlist.joined(over_positions(defense, view, shortlist, sends))
+    found = Shortlist.joined(over_positions(defense, view, size, shortlist, log_prior, sends=sends))
     fitted = adapt(found, prior.probability, view.shape[1]) if traffic else public(found, prior.probability)
     return found, fitted
 
 
 def best(tokens: Tokens, weights: Any, keep: int, length: int) -> Guess:
     """The candidates (n, K) with the largest posteriors (n, K), as a guess for n / length prompts."""
-    order = np.argsort(-weights, axis=1, kind="stable")[:, :keep]
+    chosen = np.sort(np.argpartition(-weights, min(keep, weights.shape[1]) - 1, axis=1)[:, :keep], axis=1)
+    first = np.argsort(-np.take_along_axis(weights, chosen, axis=1), axis=1, kind="stable")
+    order = np.take_along_axis(chosen, first, axis=1)
     scores = np.log(np.maximum(np.take_along_axis(weights, order, axis=1), 1e-300)).astype(np.float32)
     shape = (-1, length, order.shape[1])
     return Guess(np.take_along_axis(tokens, order, axis=1).reshape(shape), scores.reshape(shape), is_posterior=True)

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from attacks.base import Attack, Guess, Knowledge, Target, Tools, ranked
+from attacks.base import Attack, Guess, Knowledge, Target, Tools
 from attacks.bayes import likelihoods
 from attacks.ngrams import Unigram
+from attacks.ranking import ranked
 from defenses.base import Defense, Float32, Tokens, Unavailable, View
 
 KEEP = 8  # candidates per position whose posterior is counted

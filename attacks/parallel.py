@@ -6,17 +6,24 @@ prompt for each core the passes do, too. Nothing but the order of the work chang
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import TypeVar
 
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
+@cache
+def _libraries() -> ThreadpoolController:
+    """Matrix libraries that are loaded when this is first asked for, numpy's among them: to look takes milliseconds."""
+    return ThreadpoolController().select(user_api="blas")
+
+
 def threads() -> int:
     """How many threads the matrix library has been given."""
-    return max((pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=1)
+    return max((library["num_threads"] for library in _libraries().info()), default=1)
 
 
 def side_by_side(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
@@ -27,5 +34,5 @@ def side_by_side(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> li
     together = min(threads(), len(items))
     if together < 2:
         return [work(item) for item in items]
-    with threadpool_limits(threads() // together, user_api="blas"), ThreadPoolExecutor(together) as pool:
+    with _libraries().limit(limits=threads() // together), ThreadPoolExecutor(together) as pool:
         return list(pool.map(work, items))

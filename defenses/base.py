@@ -273,10 +273,30 @@ class Defense(ABC, Generic[ConfigT]):
         """
         raise Unavailable(f"{self.name} sends no text")
 
-    def log_likelihood(self, view: View) -> Float32:  # noqa: ARG002 - for those that have one
+    def log_likelihood(self, view: View) -> Float32:
         """Compute log P(view at position | token), shape (B, T, V), up to a constant per position.
 
         Raises:
             LikelihoodUnavailable: where the mechanism has no tractable likelihood.
         """
-        raise LikelihoodUnavailable(f"{self.name} has no tractable likelihood")
+        factors = self.likelihood_factors(view)
+        if factors is None:
+            raise LikelihoodUnavailable(f"{self.name} has no tractable likelihood")
+        found: Float32 = np.matmul(*factors)
+        return found.reshape(*view.shape, -1)
+
+    def likelihood_factors(self, view: View) -> tuple[Float32, Float32] | None:  # noqa: ARG002 - for those that have some
+        """What to multiply for the `log_likelihood` of all positions: (B T, D) and (D, V); None where it is no product.
+
+        The second factor depends on the defence alone. Who has the two can look at a product before it leaves the
+        cache. A defence that writes its own `log_likelihood` is never asked for them: see `is_product`.
+
+        Raises:
+            LikelihoodUnavailable: as `log_likelihood`.
+        """
+        return None
+
+    @classmethod
+    def is_product(cls) -> bool:
+        """Whether `log_likelihood` is what `likelihood_factors` says, and nothing that a subclass put in its place."""
+        return cls.log_likelihood is Defense.log_likelihood

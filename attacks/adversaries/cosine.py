@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from attacks.base import Attack, Guess, Knowledge, Tools, ranked
+from attacks.base import Attack, Guess, Knowledge, Tools
+from attacks.ranking import ranked_product
 from defenses.base import Defense, Unavailable, View
-
-CHUNK = 512  # positions scored at a time: 100 MB of scores at V = 49,152
 
 
 class Cosine(Attack):
@@ -36,10 +35,8 @@ class Cosine(Attack):
             raise Unavailable(f"{self.defense.name} does not send input embeddings, one per token")
         flat = restored.reshape(-1, restored.shape[-1])
         flat = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
-        parts = [ranked(flat[i : i + CHUNK] @ self._directions.T, self.tools.keep) for i in range(0, len(flat), CHUNK)]
-        candidates = np.concatenate([part[0] for part in parts]).reshape(*view.shape, -1)
-        scores = np.concatenate([part[1] for part in parts]).reshape(*view.shape, -1)
-        return Guess(candidates, scores)
+        candidates, scores = ranked_product(flat, self._directions.T, self.tools.keep)
+        return Guess(candidates.reshape(*view.shape, -1), scores.reshape(*view.shape, -1))
 
 
 ATTACK = Cosine

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from attacks.base import Attack, Guess, Knowledge, ranked
+from attacks.base import Attack, Guess, Knowledge
 from attacks.ngrams import Unigram
+from attacks.ranking import ranked
 from defenses.base import Float32, Tokens, View
 from defenses.errors import UserError
 from defenses.randomness import seeded_rng

@@ -4,10 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from attacks.base import Attack, Guess, Knowledge, Tools, ranked
+from attacks.base import Attack, Guess, Knowledge, Tools
+from attacks.ranking import ranked_product
 from defenses.base import Defense, Unavailable, View
-
-CHUNK = 256  # positions scored at a time: 50 MB of scores at V = 49,152
 
 
 class LatentL2(Attack):
@@ -30,11 +29,9 @@ class LatentL2(Attack):
         sent = self.defense.latents(view)
         if sent.shape[1] != view.shape[1]:
             raise Unavailable(f"{self.defense.name} sends {sent.shape[1]} vectors for {view.shape[1]} tokens")
-        flat = sent.reshape(-1, sent.shape[-1])
-        starts = range(0, len(flat), CHUNK)
-        parts = [ranked(flat[i : i + CHUNK] @ self._table.T - self._half_norms, self.tools.keep) for i in starts]
-        candidates = np.concatenate([part[0] for part in parts]).reshape(*view.shape, -1)
-        return Guess(candidates, np.concatenate([part[1] for part in parts]).reshape(*view.shape, -1))
+        flat = np.asarray(sent.reshape(-1, sent.shape[-1]), dtype=np.float32)
+        candidates, scores = ranked_product(flat, self._table.T, self.tools.keep, -self._half_norms)
+        return Guess(candidates.reshape(*view.shape, -1), scores.reshape(*view.shape, -1))
 
 
 ATTACK = LatentL2

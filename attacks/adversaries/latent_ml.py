@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from attacks.base import Attack, Guess, Knowledge, ranked
+from attacks.base import Attack, Guess, Knowledge
 from attacks.bayes import over_positions
+from attacks.ranking import Scan
 from defenses.base import View
 
 
@@ -19,8 +20,8 @@ class LatentMl(Attack):
         Raises:
             LikelihoodUnavailable: the defence has no tractable likelihood.
         """
-        found = over_positions(self.defense, view, lambda likelihood: ranked(likelihood, self.tools.keep))
-        tokens, scores = (np.concatenate(parts).reshape(*view.shape, -1) for parts in zip(*found, strict=True))
+        parts = over_positions(self.defense, view, self.tools.keep, Scan.best, summed=False)
+        tokens, scores = (np.concatenate(part).reshape(*view.shape, -1) for part in zip(*parts, strict=True))
         return Guess(tokens, scores)
 
 

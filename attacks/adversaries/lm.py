@@ -21,10 +21,11 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks.base import Attack, Guess, Knowledge, LanguageModel, ranked
+from attacks.base import Attack, Guess, Knowledge, LanguageModel
 from attacks.bayes import adapted
 from attacks.lattice import Lattice, choose_trust, messages, predictions, windows
 from attacks.ngrams import Bigram, Unigram
+from attacks.ranking import ranked
 from defenses.base import Float32, Tokens, Unavailable, View
 from defenses.errors import UserError
 

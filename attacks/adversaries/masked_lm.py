@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from attacks.base import Attack, Guess, Knowledge, LanguageModel, Tools, ranked
+from attacks.base import Attack, Guess, Knowledge, LanguageModel, Tools
 from attacks.bayes import likelihoods
+from attacks.ranking import ranked
 from defenses.base import Defense, Float32, Unavailable, View
 
 POSITIONS = 512  # predicted at a time: 100 MB at V = 49,152

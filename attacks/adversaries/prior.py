@@ -5,7 +5,8 @@ from typing import Self
 
 import numpy as np
 
-from attacks.base import Attack, Guess, Knowledge, ranked
+from attacks.base import Attack, Guess, Knowledge
+from attacks.ranking import ranked
 from defenses.base import Tokens, View
 
 

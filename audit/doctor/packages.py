@@ -25,6 +25,7 @@ PURPOSES = {
     "markdown-it-py": "HTML of reports",
     "matplotlib": "pictures of claims, attacks and calibrations",
     "mlflow": "experiments and runs",
+    "numba": "compiled loops of the likelihood attacks",
     "numpy": "mechanisms, attacks, the client",
     "opacus": "DP-SGD of soft prompts",
     "packaging": "versions and markers in doctor and sbom",

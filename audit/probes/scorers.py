@@ -92,7 +92,7 @@ class LikelihoodRatio(Scorer):
 def _gains(defense: Defense[Any], view: View, at: Ints, tokens: tuple[Tokens, Tokens]) -> Float64:
     """Log likelihood of the second token less the first one's at the positions `at`, shape (B, uses)."""
     old, new = tokens
-    if not isinstance(defense, Del) or type(defense).log_likelihood is not Del.log_likelihood:
+    if not isinstance(defense, Del) or not defense.is_product():
         table = defense.log_likelihood(view)
         return np.asarray(table[:, at, new].astype(np.float64) - table[:, at, old], dtype=np.float64)
     # The same numbers as from `log_likelihood`, without the V - 2 columns that nobody asks for.

@@ -122,30 +122,30 @@ class Gaussian(NoisyVectors[GaussianConfig]):
         """Independent normal draws."""
         return rng.normal(0.0, self.sigma, size=shape) if self.sigma else np.zeros(shape)
 
-    def log_likelihood(self, view: View) -> Float32:
-        """Log density (y.t - |t|^2 / 2) / sigma^2 of y around every token's t, (B, T, V), as one matmul and a bias.
+    def likelihood_factors(self, view: View) -> tuple[Float32, Float32]:
+        """Log density (y.t - |t|^2 / 2) / sigma^2 of y around every token's t: [y, 1] (B T, m + 1) and (m + 1, V).
 
-        Both are taken from the table's mean, which changes a position's values by one constant and keeps the numbers
-        small. Terms without t are left out.
+        Both y and t are taken from the table's mean, which changes a position's values by one constant and keeps the
+        numbers small. Terms without t are left out.
 
         Raises:
             LikelihoodUnavailable: there is no noise, and so no density.
         """
         if not self.sigma:
             raise LikelihoodUnavailable(f"{self.name} with sigma = 0 has no density")
-        origin, weights, bias = self._scoring_terms
-        found = (self.latents(view) - origin) @ weights.T
-        found += bias
-        return np.asarray(found, dtype=np.float32)
+        origin, terms = self._scoring_terms
+        points = self.latents(view).reshape(-1, len(origin))
+        return np.column_stack([points - origin, np.ones(len(points), dtype=np.float32)]), terms
 
     @cached_property
-    def _scoring_terms(self) -> tuple[Float32, Float32, Float32]:
-        """The table's mean (m,), weights (V, m) and biases (V,)."""
+    def _scoring_terms(self) -> tuple[Float32, Float32]:
+        """The table's mean (m,); the weights and, as a last row, the bias of every token, (m + 1, V)."""
         origin = self.clear.mean(axis=0, dtype=np.float64)
         gaps = self.clear - origin
-        bias = np.einsum("vm,vm->v", gaps, gaps) / (-2 * self.sigma**2)
-        weights = (gaps / self.sigma**2).astype(np.float32)
-        return origin.astype(np.float32), weights, bias.astype(np.float32)
+        terms = np.empty((gaps.shape[1] + 1, len(gaps)), dtype=np.float32)
+        terms[:-1] = gaps.T / self.sigma**2
+        terms[-1] = np.einsum("vm,vm->v", gaps, gaps) / (-2 * self.sigma**2)
+        return origin.astype(np.float32), terms
 
 
 DEFENSE = Gaussian

@@ -108,9 +108,9 @@ class Del(Defense[DelConfig]):
         """The coded latents of every token, (V, d)."""
         return self.table.latents(np.arange(self.table.vocabulary))
 
-    def log_likelihood(self, view: View) -> Float32:
-        """Compute log P(K | token), (B, T, V), up to the binomial coefficients, as one matmul."""
-        return self.quantizer.score(self.counts(view), self._scoring_terms)
+    def likelihood_factors(self, view: View) -> tuple[Float32, Float32]:
+        """Centred counts (B T, d + 1) and weights (d + 1, V): log P(K | token) up to the binomial coefficients."""
+        return self.quantizer.centred(self.counts(view)), self._scoring_terms
 
     @cached_property
     def _scoring_terms(self) -> Float32:

@@ -162,10 +162,14 @@ class Quantizer:
         Returns:
             Shape (..., V).
         """
+        scores: Float32 = np.matmul(self.centred(counts), terms)
+        return scores.reshape(*counts.shape[:-1], -1)
+
+    def centred(self, counts: Counts) -> Float32:
+        """What `score` multiplies with its terms: counts (..., d) less u/2, and a last column of ones, (N, d + 1)."""
         centred = np.ones((counts.size // self.d, self.d + 1), dtype=np.float32)
         np.subtract(counts.reshape(-1, self.d), np.float32(0.5 * self.trials), out=centred[:, :-1])
-        scores: Float32 = np.matmul(centred, terms, dtype=np.float32)
-        return scores.reshape(*counts.shape[:-1], -1)
+        return centred
 
     def _relative(self, latents: Float32 | Float64) -> Float64:
         """The ratio v / A, computed as (v / c) / (A/c) so that v = c gives exactly c/A, and the null 0."""

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from attacks.adaptation import FOLDS, Shortlist, adapt, public
+from attacks.adaptation import FOLDS, ITERATIONS, STRENGTHS, Shortlist, _Candidates, adapt, public
+from attacks.ranking import scanned
 
 V, LENGTH = 60, 20
 TRUE = np.random.default_rng(5).dirichlet(np.full(V, 0.3))
@@ -21,7 +22,7 @@ def shortlist(likelihood: np.ndarray, base: np.ndarray, size: int = 30) -> Short
     """The best tokens of every position under a public law, one prompt at a time."""
     log_prior = np.log(base).astype(np.float32)
     prompts = likelihood.astype(np.float32).reshape(-1, LENGTH, V)
-    return Shortlist.joined([Shortlist.of(one, log_prior, size) for one in prompts])
+    return Shortlist.joined([Shortlist.of(scanned(one, size, log_prior), log_prior) for one in prompts])
 
 
 def success(found: Shortlist, weights: np.ndarray, tokens: np.ndarray) -> float:
@@ -93,3 +94,24 @@ def test_what_is_off_the_list_keeps_its_share() -> None:
     few, all_of_them = public(short, TRUE), public(long, TRUE)
     np.testing.assert_allclose(few.weights, all_of_them.weights[:, :5], atol=1e-5)
     np.testing.assert_allclose(1 - few.weights.sum(axis=1), all_of_them.weights[:, 5:].sum(axis=1), atol=1e-5)
+
+
+def test_the_compiled_fit_is_that_of_plain_expectation_maximisation() -> None:
+    """Against matrices of all tokens in float64, with a fold left out and tokens beyond the list."""
+    _, likelihood = traffic(1.0, 8, 8)
+    found = shortlist(likelihood, TRUE, size=12)
+    fold = np.arange(found.positions) // LENGTH % FOLDS
+    views = np.zeros((found.positions, V))
+    np.put_along_axis(views, found.tokens, found.likelihood, axis=1)
+    views, rest = views[fold != 2], found.rest[fold != 2]
+    candidates = _Candidates.of(found, TRUE)
+    laws, shares = candidates.frequencies(TRUE[candidates.tokens], fold, 2)
+    for number, strength in enumerate(STRENGTHS):
+        law, share = TRUE, 1.0
+        for _ in range(ITERATIONS):
+            total = views @ law + share * rest
+            counts = law * ((1 / total) @ views)
+            share = (strength + (share * rest / total).sum()) / (len(rest) + strength)
+            law = counts / (len(rest) + strength) + share * TRUE
+        np.testing.assert_allclose(laws[:, number], law[candidates.tokens], rtol=1e-9)
+        np.testing.assert_allclose(shares[number], share, rtol=1e-9)

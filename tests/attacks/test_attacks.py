@@ -12,7 +12,7 @@ from attacks.adversaries.latent_ml import LatentMl
 from attacks.adversaries.posterior import Posterior, PosteriorOptions
 from attacks.adversaries.prior import Prior
 from attacks.adversaries.resend import Resend, ResendOptions
-from attacks.base import TOP, Attack, Guess, attacks, ranked, ranked_and_summed
+from attacks.base import TOP, Attack, Guess, attacks
 from attacks.ngrams import Unigram
 from attacks.parallel import side_by_side
 from defenses.base import Assets, LikelihoodUnavailable, Unavailable
@@ -165,32 +165,6 @@ def test_without_noise_the_nearest_latent_is_the_token(assets: Assets) -> None:
     """On the identity latent-l2 reads everything."""
     defense = Identity(IdentityConfig(), assets)
     assert LatentL2(defense).guess(defense.protect(SECRETS, seeded_rng(0))).hits(SECRETS).all()
-
-
-@pytest.mark.parametrize("width", [50, 257, 4096, 49_152])
-def test_ranked_sorts_the_best(width: int) -> None:
-    """Against a full sort, for rows short and long, and for widths that no group divides."""
-    scores = np.random.default_rng(0).normal(size=(5, width)).astype(np.float32)
-    for k in (1, 7, 40):
-        best, values = ranked(scores, k)
-        np.testing.assert_array_equal(best, np.argsort(-scores, axis=-1)[:, :k])
-        np.testing.assert_array_equal(values, -np.sort(-scores, axis=-1)[:, :k])
-    best, _ = ranked(scores.reshape(5, 1, width), 3)
-    assert best.shape == (5, 1, 3)
-
-
-@pytest.mark.parametrize("spread", [0.01, 3.0, 200.0])
-@pytest.mark.parametrize("width", [300, 20_000])
-def test_ranked_and_summed_adds_every_column(spread: float, width: int) -> None:
-    """Against a full sort and a sum in float64, for rows where all columns matter and rows where a few do."""
-    scores = (spread * np.random.default_rng(0).normal(size=(6, width))).astype(np.float32)
-    scores[1] *= 0.001  # one flat row among others
-    exact = np.exp((scores - scores.max(axis=1, keepdims=True)).astype(np.float64)).sum(axis=1)
-    expected = ranked(scores, 8)
-    best, values, total = ranked_and_summed(scores.copy(), 8)
-    np.testing.assert_array_equal(best, expected[0])
-    np.testing.assert_array_equal(values, expected[1])
-    np.testing.assert_allclose(total, exact, rtol=1e-5)
 
 
 def test_work_side_by_side_keeps_its_order_and_its_errors() -> None:
