@@ -147,7 +147,7 @@ def scan(  # noqa: C901, PLR0912, PLR0917 - one loop, so that a row is read whil
         first: What number that first column has, below V.
         k: Columns that are wanted.
         summed: Also keep the sums.
-        columns: Numbers of the columns that may be among the k best, (R, at least k + 2 LANES).
+        columns: Numbers of the columns that may be among the k best, (R, at least k + k / 8 + 2 LANES).
         values: Their scores, likewise.
         held: How many there are, (R,).
         least: What a score has to exceed, (R,); minus infinity at first.

@@ -15,7 +15,7 @@ Float64 = NDArray[np.float64]
 
 ROWS = 1024  # of a product at a time: a matrix library packs the other factor anew for each
 _WIDTH = 512  # columns at a time, so that as many rows fit in a core's own cache
-_SPACIOUS = 2  # times k columns are held before the k best of them are chosen
+_SPACIOUS, _MORE = 2, 16  # times so many more than k columns are held before the k best of them are chosen
 
 
 class Scan:
@@ -28,7 +28,7 @@ class Scan:
 
     def __init__(self, rows: int, k: int, *, summed: bool = True) -> None:
         self._k, self._summed = k, summed
-        self._columns = np.empty((rows, _SPACIOUS * (k + 16)), dtype=np.int64)
+        self._columns = np.empty((rows, _SPACIOUS * (k + _MORE)), dtype=np.int64)
         self._values = np.empty(self._columns.shape, dtype=np.float32)
         self._held = np.zeros(rows, dtype=np.int64)
         self._least = np.full(rows, -np.inf, dtype=np.float32)
