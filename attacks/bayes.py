@@ -85,11 +85,16 @@ def _groups(view: View, sends: int, prompts: int) -> list[list[View]]:
 
 def _factors(defense: Defense[Any], views: list[View]) -> tuple[Float32, Float32] | None:
     """What gives `_likelihood` when it is multiplied, (n, D) and (D, V); None where it is no product."""
-    found = [defense.likelihood_factors(view) for view in views] if defense.is_product() else [None]
-    first = found[0]
-    if first is None:
+    if not defense.is_product():
         return None
-    return np.sum([one[0] for one in found if one], axis=0, dtype=np.float32), first[1]
+    factors = defense.likelihood_factors(views[0])
+    if factors is None:
+        return None
+    left, right = factors
+    for view in views[1:]:  # likelihoods of more sends multiply, so that their left factors add up
+        more = defense.likelihood_factors(view)
+        left = left if more is None else left + more[0]
+    return left, right
 
 
 def _likelihood(defense: Defense[Any], views: list[View]) -> Float32:

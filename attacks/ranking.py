@@ -5,13 +5,10 @@ matrices are made a few hundred columns at a time, and each tile is read where i
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
 from attacks.base import TOP
 from attacks.parallel import side_by_side, threads
 from defenses.base import Float32, Tokens
-
-Float64 = NDArray[np.float64]
 
 ROWS = 1024  # of a product at a time: a matrix library packs the other factor anew for each
 _WIDTH = 512  # columns at a time, so that as many rows fit in a core's own cache

@@ -60,6 +60,13 @@ def seconds(work: Callable[[], Any], repeats: int) -> float:
     return statistics.median(taken)
 
 
+def share(limit: Callable[[], Any], work: Callable[[], Any], repeats: int) -> tuple[list[float], float]:
+    """The limit's time over the work's (median, least and largest of some turns), and the work's median seconds."""
+    turns = [(seconds(limit, 1), seconds(work, 1)) for _ in range(repeats)]
+    found = sorted(one / other for one, other in turns)
+    return [statistics.median(found), found[0], found[-1]], statistics.median(other for _, other in turns)
+
+
 def encoding(repeats: int) -> list[dict[str, Any]]:
     """The encoder on one thread with the service's AES generator, once it is there and once made for each message."""
     table = np.random.default_rng(0).normal(size=(VOCABULARY, WIDTH)).astype(np.float32)
@@ -70,13 +77,13 @@ def encoding(repeats: int) -> list[dict[str, Any]]:
         for n in (1, 4, 8):
             defense, coins = Del(DelConfig(n=n, mu=60.0), assets), service_rng()
             coordinates = TOKENS * d
-            taken = seconds(partial(defense.protect, ids, coins), repeats)
-            keyed = seconds(partial(_with_new_key, defense, ids), repeats)
-            numbers = seconds(partial(coins.integers, 0, 1 << 16, coordinates, dtype=np.uint16), repeats)
-            raw = seconds(partial(coins.integers, 0, 1 << 64, coordinates // 4, dtype=np.uint64), repeats)
+            work, keyed = partial(defense.protect, ids, coins), partial(_with_new_key, defense, ids)
+            numbers = partial(coins.integers, 0, 1 << 16, coordinates, dtype=np.uint16)
+            raw = partial(coins.integers, 0, 1 << 64, coordinates // 4, dtype=np.uint64)
+            of_numbers, taken = share(numbers, work, repeats)
             found.append({
-                "n": n, "d": d, "ns_per_coordinate": 1e9 * taken / coordinates, "of_numbers": numbers / taken,
-                "of_bytes": raw / taken, "of_numbers_with_key": numbers / keyed,
+                "n": n, "d": d, "ns_per_coordinate": 1e9 * taken / coordinates, "of_numbers": of_numbers,
+                "of_bytes": share(raw, work, repeats)[0], "of_numbers_with_key": share(numbers, keyed, repeats)[0],
             })  # fmt: skip
     return found
 
@@ -95,7 +102,8 @@ def matching(repeats: int) -> tuple[list[dict[str, Any]], list[tuple[str, float,
     rows = rng.normal(size=(victims.size, LATENTS)).astype(np.float32)
     weights = rng.normal(size=(LATENTS, VOCABULARY)).astype(np.float32)
     product = np.empty((victims.size, VOCABULARY), dtype=np.float32)
-    limit = seconds(lambda: np.matmul(rows, weights, out=product), repeats)
+    whole = partial(np.matmul, rows, weights, out=product)
+    limit = seconds(whole, repeats)
     square = rng.normal(size=(3072, 3072)).astype(np.float32)
     peak = 2 * 3072**3 / seconds(lambda: square @ square, repeats)
     half = len(product) // 2
@@ -111,8 +119,8 @@ def matching(repeats: int) -> tuple[list[dict[str, Any]], list[tuple[str, float,
         defense = Del(DelConfig(n=4, mu=mu), assets)
         view = defense.protect(victims, seeded_rng(0))
         attack = attacks()["map"](defense).fit([], [public])
-        taken = seconds(partial(attack.guess, view), repeats)
-        found.append({"mu": mu, "tokens_per_second": victims.size / taken, "of_product": limit / taken})
+        of_product, taken = share(whole, partial(attack.guess, view), repeats)
+        found.append({"mu": mu, "tokens_per_second": victims.size / taken, "of_product": of_product})
         points.append((f"map attack, mu = {mu:g}", operations / written, operations / taken))
     return found, points, peak, bandwidth
 
@@ -158,6 +166,12 @@ def draw(path: Path, points: list[tuple[str, float, float]], peak: float, bandwi
     figure.savefig(path, dpi=150)
 
 
+def percent(found: list[float]) -> str:
+    """A share with its range over the turns."""
+    middle, least, most = (round(100 * one) for one in found)
+    return f"{middle} % ({least} to {most})"
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -176,16 +190,17 @@ def main() -> None:
     if options.json:
         print(json.dumps({"encoding": encoded, "map": matched, "audit": drawn, "peak": peak, "bandwidth": bandwidth}))
         return
-    print(f"Encoding, {TOKENS} tokens a message, one thread\n")
+    print(f"Shares: median (least to largest) of {options.repeats} turns of limit and work.")
+    print(f"\nEncoding, {TOKENS} tokens a message, one thread\n")
     print("| n | d | ns a coordinate | of one 16-bit number each | with a new key a message | of the bytes it takes |")
     print("|---|---|---|---|---|---|")
     for row in encoded:
-        shares = (f"{100 * row[name]:.0f} %" for name in ("of_numbers", "of_numbers_with_key", "of_bytes"))
+        shares = (percent(row[name]) for name in ("of_numbers", "of_numbers_with_key", "of_bytes"))
         print(f"| {row['n']} | {row['d']} | {row['ns_per_coordinate']:.1f} | {' | '.join(shares)} |")
     print(f"\nMap attack, V = {VOCABULARY:,}, d = {LATENTS}, 4,096 tokens, {options.threads} threads\n")
     print("| mu | tokens a second | of one matrix product |\n|---|---|---|")
     for row in matched:
-        print(f"| {row['mu']:g} | {row['tokens_per_second']:,.0f} | {100 * row['of_product']:.0f} % |")
+        print(f"| {row['mu']:g} | {row['tokens_per_second']:,.0f} | {percent(row['of_product'])} |")
     print("\nAudit: " + ", ".join(f"{name} {value:.3g}" for name, value in drawn.items()))
 
 

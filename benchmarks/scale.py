@@ -161,7 +161,7 @@ def plan(units: Units, large: Large, device: Device, asked: argparse.Namespace) 
         ("audit: perplexity, two arms", f"{2 * reading / HOUR:.1f} h", "defended and undefended: read twice"),
         ("audit: map attack", f"{cores / HOUR:.0f} core-hours", "linear in tokens, d and V"),
         ("audit: table in memory", f"{4 * large.vocabulary * large.width / GB:.1f} GB", "V b float32, once a worker"),
-        ("audit: attack's memory", f"{(4 * large.vocabulary * (D + 1) + 3 * (1 << 26)) / GB:.2f} GB", "a thread"),
+        ("audit: attack's memory", f"{4 * large.vocabulary * (D + 1) / GB:.2f} GB", "V (d + 1) float32, once"),
     ]  # fmt: skip
 
 

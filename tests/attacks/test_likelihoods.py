@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from attacks.adversaries.latent_ml import LatentMl
 from attacks.adversaries.posterior import Posterior
 from attacks.adversaries.prior import Prior
+from attacks.bayes import adapted
 from attacks.ngrams import Unigram
-from defenses.base import Assets, Defense
+from defenses.base import Assets, Defense, View
 from defenses.baselines.gaussian import Gaussian, GaussianConfig
 from defenses.baselines.metric_noise import MetricNoise, MetricNoiseConfig
 from defenses.baselines.santext import SanText, SanTextConfig
+from defenses.pipeline.defense import Del, DelConfig
 from defenses.randomness import seeded_rng
 
 SECRETS = np.minimum(np.random.default_rng(8).geometric(0.03, (50, 40)), 255)
@@ -93,3 +96,42 @@ def test_at_huge_noise_map_is_the_prior(name: str, assets: Assets) -> None:
     prior = Unigram.of([AUXILIARY], 256).probability
     assert (guess.candidates[..., 0] == prior.argmax()).all()
     np.testing.assert_allclose(guess.maximal_posterior(), prior.max(), rtol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["del", "gaussian, latents", "gaussian, embedding"])
+@pytest.mark.parametrize("sends", [1, 3])
+def test_a_product_is_read_as_the_stored_likelihood_would_be(name: str, sends: int, assets: Assets) -> None:
+    """The same law once as factors and once as a whole: the same shortlists, to float32."""
+    defense = Del(DelConfig(mu=20.0), assets) if name == "del" else made(name, assets)
+
+    class Whole(type(defense)):  # type: ignore[misc]  # any of them
+        """Writes its own `log_likelihood`."""
+
+        def log_likelihood(self, view: View) -> Any:
+            return super().log_likelihood(view)
+
+    whole, prior = Whole(defense.config, assets), Unigram.of([AUXILIARY], assets.vocabulary)
+    assert defense.is_product()
+    assert not whole.is_product()
+    view = defense.protect(np.repeat(SECRETS, sends, axis=0), seeded_rng(2))
+    (one, _), (other, _) = (adapted(each, view, prior, size=20, sends=sends) for each in (defense, whole))
+    assert (one.tokens == other.tokens).mean() > 0.999  # neighbours within rounding may change places
+    np.testing.assert_allclose(one.rest, other.rest, rtol=0.01, atol=1e-4)  # in units of the best token's joint
+
+
+def test_a_likelihood_that_a_subclass_writes_is_the_one_that_is_read(assets: Assets) -> None:
+    """If this failed, an adversary would attack a changed mechanism by the law of the one it was made from."""
+
+    class Mirrored(Del):
+        """The least likely token looks most likely."""
+
+        def log_likelihood(self, view: View) -> Any:
+            return -super().log_likelihood(view)
+
+    defense = Del(DelConfig(mu=200.0), assets)
+    view = defense.protect(SECRETS, seeded_rng(3))
+    right, wrong = (
+        LatentMl(one).guess(view).hits(SECRETS).mean() for one in (defense, Mirrored(defense.config, assets))
+    )
+    assert right > 0.9
+    assert wrong < 0.01

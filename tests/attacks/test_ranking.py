@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from attacks.kernels import exponential
 from attacks.ranking import ranked, ranked_product, scanned, scanned_product
 
 WIDTHS = (1, 7, 50, 257, 513, 4096, 49_152)  # below a group, below a tile, past one, and a vocabulary
@@ -81,3 +82,12 @@ def test_a_product_is_scanned_as_if_it_were_stored(width: int) -> None:
     np.testing.assert_array_equal(whole.total, tiles.total)
     for one, other in zip(whole.best(), ranked_product(left, right, 12, prior), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_the_exponential_is_right_to_float32() -> None:
+    """3e-7 relative down to -87, and next to nothing below."""
+    at = np.concatenate([np.linspace(-87, 0, 5001), np.log(2) * (np.arange(-100, 1) / 2)]).astype(np.float32)
+    found = np.array([exponential(x) for x in at[at >= -87]])
+    np.testing.assert_allclose(found, np.exp(at[at >= -87].astype(np.float64)), rtol=3e-7)
+    assert exponential(np.float32(0.0)) == 1.0
+    assert 0 <= exponential(np.float32(-np.inf)) < 1e-37

@@ -124,20 +124,6 @@ def test_prompts_are_protected_independently(defense: Defense[Any]) -> None:
         np.testing.assert_allclose(restored[0], restored[1], atol=1e-5)
 
 
-def test_factors_are_those_of_the_likelihood(defense: Defense[Any]) -> None:
-    """Where a defence says that its likelihood is a product, the product is the likelihood; no one else has factors."""
-    view = defense.protect(TOKENS, seeded_rng(0, "contract"))
-    try:
-        factors = defense.likelihood_factors(view) if defense.is_product() else None
-    except LikelihoodUnavailable:
-        return
-    if factors is not None:
-        np.testing.assert_array_equal(np.matmul(*factors).reshape(*view.shape, -1), defense.log_likelihood(view))
-    elif defense.is_product():
-        with pytest.raises(LikelihoodUnavailable, match=defense.name):
-            defense.log_likelihood(view)
-
-
 def test_likelihood_prefers_the_truth_on_average(defense: Defense[Any], assets: Assets) -> None:
     """Where there is a likelihood, the true token's beats the mean token's; where there is none, it says so.
 
