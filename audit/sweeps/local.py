@@ -204,6 +204,7 @@ def _start(plan: Plan, out: Path, threads: int, parent: int, said: str) -> None:
 
     global _worker  # noqa: PLW0603 - a worker process has one plan for its whole life
     _worker = Worker(plan, out)
+    _worker.warm_up()
 
 
 def choose_gpu() -> None:

@@ -46,6 +46,7 @@ class Actor:
 
         self._folder = tempfile.mkdtemp(prefix="delaudit-sweep-")
         self._worker = Worker(plan, Path(self._folder))
+        self._worker.warm_up()
 
     def ready(self) -> None:
         """Nothing: that it is answered says that the actor has found its place."""

@@ -8,10 +8,12 @@ import hashlib
 import json
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from attacks.warm_up import warm_up
 from audit.adversaries import token_adversaries
 from audit.check import audit_claim
 from audit.claims import ClaimSpec
@@ -41,6 +43,19 @@ class Worker:
     _benches: dict[int, Workbench] = field(default_factory=dict)
     _loaded: Loaded = field(default_factory=Loaded)
     _model: tuple[str, str | None, str | None] | None = None
+
+    def warm_up(self) -> None:
+        """Load what the plan's first experiment needs, so that this worker does it while another one prepares.
+
+        What cannot be had is told by the preparation of the experiment that needs it, and not here.
+        """
+        if not self.plan.members:
+            return
+        with suppress(Exception):
+            bench = self._bench(0)
+            _ = bench.corpus, bench.auxiliary
+            if bench.experiment.attacks:
+                warm_up()
 
     def do(self, task: Cell | int) -> Outcome:
         """One task: a cell, or a member's number to prepare it. Whatever it raises becomes an outcome."""
