@@ -17,7 +17,7 @@ import numpy as np
 
 from audit.accounting import account, vacuity
 from audit.adversaries import Adversary, token_adversaries
-from audit.config import EMBEDDED, Condition
+from audit.config import Condition
 from audit.curves import other_settings
 from audit.inversion import Inversion, Trial, ceilings, figures, invert
 from audit.measured import ByDocument, Measured
@@ -71,21 +71,28 @@ _NOT_OF_ATTACKS = frozenset({
     "data.windows", "data.generations", "data.show_text",
 })  # fmt: skip
 
+_NOT_OF_REFERENCE = _NOT_OF_USE | {"encoder", "utility_seeds", "wire_prompts", "prompt_on_clean", "delta"}
+
 
 def condition_key(bench: Workbench, condition: Condition, *more: object) -> str:
     """A hash of everything that what is measured of a condition depends on, and of what else the caller names."""
     return _key(bench, condition, frozenset(), _victims(bench), *more)
 
 
-def _key(bench: Workbench, condition: Condition, without: AbstractSet[str], *more: object) -> str:
-    """A hash of an experiment's settings but some, of data, model, artifacts, code and packages, and of more."""
+def _key(bench: Workbench, condition: Condition | None, without: AbstractSet[str], *more: object) -> str:
+    """A hash of an experiment's settings but some, of data, model, artifacts, code and packages, and of more.
+
+    Without a condition it is what all of them share, and no artifact matters.
+    """
     settings = asdict(bench.experiment)
     shared = {name: value for name, value in settings.items() if name not in {*_ASIDE, *without}}
     shared["data"] = {name: value for name, value in settings["data"].items() if f"data.{name}" not in without}
     data = [fact["sha256"] for fact in (*bench.corpus.facts, *bench.auxiliary.facts)]
     place = [str(bench.llm.device.type), str(bench.llm.model.dtype)]
-    origin = [_artifact_hash(bench, condition), bench.llm.fingerprint, place, bench.code]
-    key = json.dumps([shared, asdict(condition), data, origin, *more], sort_keys=True, default=str)
+    artifacts = None if condition is None else _artifact_hash(bench, condition)
+    origin = [artifacts, bench.llm.fingerprint, place, bench.code]
+    named = None if condition is None else asdict(condition)
+    key = json.dumps([shared, named, data, origin, *more], sort_keys=True, default=str)
     return hashlib.sha256(key.encode()).hexdigest()[:24]
 
 
@@ -119,7 +126,7 @@ def _run_condition(bench: Workbench, condition: Condition, *, attacks_only: bool
     use: dict[str, Any] = {"row": {}, "generations": [], "by_document": {}}
     if not attacks_only:
         key = _key(bench, condition, _NOT_OF_USE, "use")
-        use = parts.values(key, lambda: _use(bench, condition, defense))
+        use = parts.values(key, lambda: _use(bench, condition, defense, parts))
     row |= use["row"]
     found = _attacks(bench, condition, defense, parts, full=attacks_only)
     row |= _attack_figures(bench, defense, found, full=attacks_only)
@@ -128,8 +135,10 @@ def _run_condition(bench: Workbench, condition: Condition, *, attacks_only: bool
     return Measured(row, _examples(bench, condition, use["generations"], found), by_document, _readings(bench, found))
 
 
-def _use(bench: Workbench, condition: Condition, defense: Defense[Any]) -> dict[str, Any]:
+def _use(bench: Workbench, condition: Condition, defense: Defense[Any], parts: Parts) -> dict[str, Any]:
     """Figures of utility and of the wire, with sums by document and the texts that the user gets."""
+    if not defense.entry_block:
+        bench.share_reference(parts, _key(bench, None, _NOT_OF_REFERENCE))
     by_document: ByDocument = {}
     row, generations = utility(bench, condition, defense, by_document)
     return {"row": row | _wire(bench, condition, defense), "generations": generations, "by_document": by_document}
@@ -208,14 +217,9 @@ def _read_by_document(bench: Workbench, found: Inversion) -> ByDocument:
     return sums
 
 
-def _may_be_shown(bench: Workbench) -> bool:
-    """The package's own text may; a user's own only where they said so."""
-    return bench.experiment.data.source == EMBEDDED or bench.experiment.data.show_text
-
-
 def _readings(bench: Workbench, found: Inversion) -> list[dict[str, Any]]:
     """Prompts as the strongest attack reads them under the first seed; nothing where text is private."""
-    if found.strongest is None or not _may_be_shown(bench):
+    if found.strongest is None or not bench.shows_text:
         return []
 
     def decode(tokens: Sequence[int]) -> str:
@@ -238,7 +242,7 @@ def _examples(
     found: Inversion,
 ) -> list[dict[str, Any]]:
     """A few attacked prompts with what each attack read, and a few answers; nothing where text is private."""
-    if not _may_be_shown(bench):
+    if not bench.shows_text:
         return []
     decode = bench.llm.tokenizer.decode
     seen = {

@@ -6,12 +6,14 @@ that cannot be read counts as not there.
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from attacks.base import Guess, Knowledge
 from audit.inversion import Trial
@@ -45,6 +47,20 @@ class Parts:
         made = make()
         self._write(key, {"values": made, "seconds": time.perf_counter() - started}, {})
         return made
+
+    def shared(self, makes: Mapping[str, Callable[[], dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+        """Parts that are plain values, each made once by all processes that share the folder.
+
+        A process first makes what nobody else is making, and then waits for the rest. Where one dies, another one makes
+        its part.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        found: dict[str, dict[str, Any]] = {}
+        for patience in (0, -1):  # seconds; -1 waits for as long as it takes
+            for key in [key for key in makes if key not in found]:
+                with suppress(Timeout), FileLock(self._folder / f"{key}.lock", timeout=patience):
+                    found[key] = self.values(key, makes[key])
+        return found
 
     def trial(self, key: str, make: Callable[[], Trial]) -> Trial:
         """What an attack read: from disk, or made and kept."""

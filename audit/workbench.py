@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from attacks.base import LanguageModel, Tools
 from audit.config import EMBEDDED, Condition, Experiment
 from audit.loaded import Loaded
 from audit.measures import Pairs, Scores, continuations, score
+from audit.parts import Parts
 from audit.provenance import code_digest, package_versions
 from audit.recovery import Prompts
 from audit.token_kinds import entity_positions, token_kinds
@@ -119,6 +120,31 @@ class Workbench:
     def clean_prefixes(self) -> Float32:
         """E of the scored prefixes, (N, P, b): plain split inference."""
         return self.llm.embedding[self.pairs.prefix]
+
+    @property
+    def shows_text(self) -> bool:
+        """Whether prompts and answers may stand in a record: the package's own may, a user's where they said so."""
+        return self.experiment.data.source == EMBEDDED or self.experiment.data.show_text
+
+    def share_reference(self, parts: Parts, key: str) -> None:
+        """Have the clean model's scores and continuations made once by all workers that share a folder.
+
+        Args:
+            parts: The folder.
+            key: A hash of all that they depend on.
+        """
+        if "clean" in self.__dict__:
+            return
+        scores, texts = f"{key}-scores", f"{key}-texts"
+        makes: dict[str, Callable[[], dict[str, Any]]] = {
+            scores: lambda: {name: values.tolist() for name, values in vars(self.clean).items()}
+        }
+        if self.shows_text:  # nobody else asks for them
+            makes[texts] = lambda: {"texts": self.clean_generations}
+        found = parts.shared(makes)
+        self.clean = Scores(np.array(found[scores]["nll"], dtype=np.float64), np.array(found[scores]["top1"]))
+        if self.shows_text:
+            self.clean_generations = list(found[texts]["texts"])
 
     @cached_property
     def clean(self) -> Scores:

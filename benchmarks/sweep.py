@@ -1,9 +1,11 @@
 """A sweep on two workers against one, each worker with one thread, in rounds that take turns on one machine.
 
 "cells" is the part that computes: from the first cell's start to the last one's end. "whole" is the command's work from
-its start, so that it includes what every worker does for itself: importing, loading the model, scoring the undefended
-reference. The naive peer is one process that has all cores for itself and leaves the sharing-out to the libraries'
-threads. Last comes a rerun of the finished sweep by the command line.
+its start, so that it includes what every worker does for itself: importing, loading the model. The naive peer is one
+process that has all cores for itself and leaves the sharing-out to the libraries' threads. "two sweeps side by side" is
+the machine's own limit: two whole sweeps of one worker each at the same time, which share nothing; twice the time of
+one sweep alone over theirs is what two cores are worth here to work that never waits. Last comes a rerun of the
+finished sweep by the command line.
 
     python benchmarks/sweep.py [--model NAME] [--cells N] [--rounds R] [--json]
 """
@@ -15,6 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,6 +32,7 @@ from audit.sweeps.plan import Plan, parse_plan
 from audit.sweeps.run import run_plan
 
 MUS = (2, 3, 5, 7, 10, 14, 20, 28, 40, 57, 80, 113)
+SIDE = "two sweeps side by side"
 MAIN = "import sys\nfrom audit.cli.main import main\nif __name__ == '__main__':\n    main()\n"
 
 
@@ -47,6 +52,13 @@ def timed(plan: Plan, folder: Path, workers: int, threads: int) -> tuple[float, 
     lines = [json.loads(line) for line in (folder / JOURNAL).read_text(encoding="utf-8").splitlines()]
     times = [line["time"] for line in lines if line["kind"] != "prepare"]
     return max(times) - min(times), whole
+
+
+def side_by_side(plan: Plan, folder: Path) -> tuple[float, float]:
+    """The same of two sweeps with a worker each that start together, as their mean."""
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        both = list(pool.map(timed, [plan] * 2, [folder / name / "out" for name in ("a", "b")], [1] * 2, [1] * 2))
+    return (both[0][0] + both[1][0]) / 2, (both[0][1] + both[1][1]) / 2
 
 
 def rerun(plan_tables: dict[str, Any], folder: Path) -> float:
@@ -81,12 +93,13 @@ def main() -> None:
     asked = tables(options.model, options.cells)
     plan = parse_plan(asked)
     settings = {"one worker": (1, 1), "two workers": (2, 1), "one process, all threads": (1, os.cpu_count() or 1)}
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in settings}
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in (*settings, SIDE)}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         for number in range(options.rounds):
             for name, (workers, threads) in settings.items():
                 found[name].append(timed(plan, folder / f"{number}-{workers}-{threads}" / "out", workers, threads))
+            found[SIDE].append(side_by_side(plan, folder / f"{number}-side"))
         last = rerun(asked, folder / "0-2-1")
     cells = {name: median(pair[0] for pair in pairs) for name, pairs in found.items()}
     whole = {name: median(pair[1] for pair in pairs) for name, pairs in found.items()}
@@ -96,14 +109,16 @@ def main() -> None:
         "seconds_cells": cells, "seconds_whole": whole, "seconds_rerun": last,
         "speedup_cells": {name: cells[name] / cells[two] for name in settings if name != two},
         "speedup_whole": {name: whole[name] / whole[two] for name in settings if name != two},
+        "speedup_limit": 2 * cells["one worker"] / cells[SIDE],
     }  # fmt: skip
     if options.json:
         print(json.dumps(result))
         return
     print(f"{result['cells']} cells, {result['cores']} cores, medians of {options.rounds}; a rerun takes {last:.2f} s")
     for name in settings:
-        gain = "" if name == two else f"; two workers are {result['speedup_cells'][name]:.2f} times as fast"  # type: ignore[index]
+        gain = "" if name == two else f"; two workers are {result['speedup_cells'][name]:.2f} times as fast"
         print(f"{name}: cells {cells[name]:.1f} s, whole {whole[name]:.1f} s{gain}")
+    print(f"{SIDE}: {cells[SIDE]:.1f} s each; two cores are worth {result['speedup_limit']:.2f} of one here")
 
 
 if __name__ == "__main__":

@@ -30,10 +30,10 @@ def pack_each(counts: Counts, n: int) -> Bytes:
     _check_bits(n)
     prompts, size = len(counts), packed_size(counts.shape[1], counts.shape[2], n)
     rows = np.ascontiguousarray(counts, dtype=np.uint8).reshape(prompts, -1)
-    if rows.size and int(rows.max()) >> n:
-        raise ValueError(f"a count of {int(rows.max())} does not fit in {n} bits")
     if n == 8:
         return rows
+    if rows.size and int(rows.max()) >> n:
+        raise ValueError(f"a count of {int(rows.max())} does not fit in {n} bits")
     if n == 1:
         return np.packbits(rows, axis=1)
     if n == 4:

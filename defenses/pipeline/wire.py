@@ -122,6 +122,9 @@ def messages(n: int, a_over_c: float, projection_id: str, counts: Counts) -> byt
     """
     start = WireMessage(n, a_over_c, projection_id, counts[0]).start
     bodies = pack_each(counts, n)
+    if len(bodies) == 1:  # as a client sends it: half the time without arrays
+        body = np.ascontiguousarray(bodies).data
+        return b"".join((start, _CHECKSUM.pack(zlib.crc32(body, zlib.crc32(start))), body))
     found = np.empty((len(bodies), HEADER_SIZE + bodies.shape[1]), dtype=np.uint8)
     found[:, : len(start)] = np.frombuffer(start, dtype=np.uint8)
     found[:, HEADER_SIZE:] = bodies

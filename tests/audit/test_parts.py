@@ -1,5 +1,9 @@
 """Kept parts of conditions: what was made comes back the same, and what is damaged is made again."""
 
+import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +93,39 @@ def test_what_is_damaged_is_made_again(tmp_path: Path, damage: str) -> None:
         Parts(tmp_path).trial("k", lambda: made.append(1) or trial())  # type: ignore[func-returns-value]
         Parts(tmp_path).trial("k", never)
     assert made == [1]
+
+
+def _make_shared(folder: Path, begun: Path, name: str) -> dict[str, dict[str, Any]]:
+    """Both parts, in a process of its own; each making leaves a file, and takes until both processes make one."""
+
+    def make(key: str) -> dict[str, Any]:
+        (begun / f"{key}-{name}").touch()
+        limit = time.monotonic() + 60
+        while len(list(begun.iterdir())) < 2 and time.monotonic() < limit:
+            time.sleep(0.01)
+        return {"by": name}
+
+    return Parts(folder).shared({key: partial(make, key) for key in ("one", "two")})
+
+
+def test_processes_share_the_making(tmp_path: Path) -> None:
+    """If this failed, every worker would score the undefended reference for itself, or wait for one that does."""
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        first, second = pool.map(_make_shared, [tmp_path / "parts"] * 2, [begun] * 2, ["a", "b"])
+    assert first == second
+    assert {first["one"]["by"], first["two"]["by"]} == {"a", "b"}
+    assert len(list(begun.iterdir())) == 2
+
+
+def test_a_part_that_failed_elsewhere_is_made_here(tmp_path: Path) -> None:
+    """If this failed, one worker's error would be every worker's, or leave them waiting."""
+
+    def broken() -> dict[str, Any]:
+        raise OSError("no space")
+
+    with pytest.raises(OSError, match="no space"):
+        Parts(tmp_path).shared({"k": broken})
+    assert Parts(tmp_path).shared({"k": lambda: {"a": 1}}) == {"k": {"a": 1}}
+    assert Parts(tmp_path).shared({"k": never}) == {"k": {"a": 1}}
