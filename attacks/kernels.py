@@ -1,4 +1,4 @@
-"""Loops that numpy has no call for, compiled by numba where they are first used (a second or two a process).
+"""Loops that numpy has no call for, compiled by numba where they are first used (four to five seconds a process).
 
 What they save is the way through memory: a product of matrices is read while it still lies in a cache, once, for its
 best entries and for the sum of its exponentials together. They release the interpreter's lock.
